@@ -1,0 +1,62 @@
+#include "anyfp8/base/log.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <mutex>
+#include <set>
+#include <string>
+#include <utility>
+
+#include "anyfp8/base/format.h"
+
+namespace anyfp8 {
+namespace {
+
+struct Logger {
+  std::mutex mutex;
+  LogSink sink;
+  std::set<std::string, std::less<>> said;
+};
+
+Logger& logger() {
+  static Logger instance;
+  return instance;
+}
+
+LogLevel level_from_environment() {
+  const char* value = std::getenv("ANYFP8_LOG");
+  const std::string_view name = value == nullptr ? "warning" : value;
+  if (name == "debug") return LogLevel::kDebug;
+  if (name == "info") return LogLevel::kInfo;
+  if (name == "off") return LogLevel::kOff;
+  return LogLevel::kWarning;
+}
+
+void pass_on(Logger& log, LogLevel level, std::string_view text) {
+  static const LogLevel threshold = level_from_environment();
+  if (level < threshold) return;
+  if (log.sink) {
+    log.sink(level, text);
+  } else {
+    fmt::print(stderr, "anyfp8: {}\n", text);
+  }
+}
+
+}  // namespace
+
+void set_log_sink(LogSink sink) {
+  std::lock_guard lock(logger().mutex);
+  logger().sink = std::move(sink);
+}
+
+void log_message(LogLevel level, std::string_view text) {
+  std::lock_guard lock(logger().mutex);
+  pass_on(logger(), level, text);
+}
+
+void log_once(LogLevel level, std::string_view text) {
+  std::lock_guard lock(logger().mutex);
+  if (logger().said.emplace(text).second) pass_on(logger(), level, text);
+}
+
+}  // namespace anyfp8
