@@ -1,0 +1,139 @@
+#include "anyfp8/scheme/quantization_config.h"
+
+#include <fnmatch.h>
+
+#include <charconv>
+#include <cmath>
+#include <regex>
+
+#include "anyfp8/base/format.h"
+#include "anyfp8/checkpoint/config_json.h"
+
+namespace anyfp8 {
+namespace {
+
+using nlohmann::json;
+
+// std::regex recurses once per character of the subject; module paths are short, patterns must be too.
+constexpr size_t kLongestPattern = 1000;
+
+Error wrong_type(std::string_view key, const json& value, std::string_view need) {
+  return fail(ErrorCode::kInvalidFile, "quantization_config: \"{}\" is {}; it must be {}", key,
+              value.dump(-1, ' ', true, json::error_handler_t::replace).substr(0, 80), need);
+}
+
+bool ends_with_path(std::string_view module, std::string_view tail) {
+  return module.size() > tail.size() && module.ends_with(tail) &&
+         module[module.size() - tail.size() - 1] == '.';
+}
+
+}  // namespace
+
+const json& quantization_config(const Checkpoint& checkpoint) {
+  static const json kNone = json::object();
+  const json& config = config_json(checkpoint);
+  for (const char* key : {"quantization_config", "compression_config"}) {
+    const auto found = config.find(key);
+    if (found == config.end() || found->is_null()) continue;
+    if (!found->is_object()) throw wrong_type(key, *found, "an object");
+    return *found;
+  }
+  return kNone;
+}
+
+Verdict has_quant_method(const Checkpoint& checkpoint, std::string_view method) {
+  const json& config = quantization_config(checkpoint);
+  ANYFP8_NEED(!config.empty(), "config.json has no quantization_config");
+  const std::string found = config_string(config, "quant_method");
+  ANYFP8_NEED(found == method, "quant_method is \"{}\", not \"{}\"", found, method);
+  return Verdict::yes();
+}
+
+std::string config_string(const json& config, std::string_view key, std::string_view fallback) {
+  const auto found = config.find(key);
+  if (found == config.end() || found->is_null()) return std::string(fallback);
+  if (!found->is_string()) throw wrong_type(key, *found, "a string");
+  return found->get<std::string>();
+}
+
+std::vector<std::string> config_strings(const json& config, std::string_view key) {
+  const auto found = config.find(key);
+  if (found == config.end() || found->is_null()) return {};
+  if (!found->is_array()) throw wrong_type(key, *found, "a list of strings");
+  std::vector<std::string> list;
+  for (const json& item : *found) {
+    if (!item.is_string()) throw wrong_type(key, item, "a list of strings");
+    list.push_back(item.get<std::string>());
+  }
+  return list;
+}
+
+std::optional<float> config_number(const json& config, std::string_view key) {
+  const auto found = config.find(key);
+  if (found == config.end() || found->is_null()) return std::nullopt;
+  const float value = found->is_number() ? found->get<float>() : 0;
+  if (!std::isfinite(value) || value <= 0) throw wrong_type(key, *found, "a finite number above 0");
+  return value;
+}
+
+Group block_from_json(const json& value, std::string_view key) {
+  const auto extent = [&](int64_t number) {
+    if (number < 1 || number > (1 << 20))
+      throw wrong_type(key, value, "a block from 1 to 1048576 on each side");
+    return static_cast<int32_t>(number);
+  };
+  if (value.is_array() && value.size() == 2 && value[0].is_number_integer() && value[1].is_number_integer()) {
+    return {extent(value[0].get<int64_t>()), extent(value[1].get<int64_t>())};
+  }
+  if (value.is_string()) {
+    const std::string text = value.get<std::string>();
+    int64_t rows = 0, cols = 0;
+    const char* end = text.data() + text.size();
+    const auto first = std::from_chars(text.data(), end, rows);
+    if (first.ec == std::errc{} && first.ptr != end && *first.ptr == 'x') {
+      const auto second = std::from_chars(first.ptr + 1, end, cols);
+      if (second.ec == std::errc{} && second.ptr == end) return {extent(rows), extent(cols)};
+    }
+  }
+  throw wrong_type(key, value, "two integers, [rows, cols]");
+}
+
+bool skip_list_names(const std::vector<std::string>& list, std::string_view module) {
+  const std::string path(module);
+  for (const std::string& entry : list) {
+    if (entry.empty()) continue;
+    if (entry.starts_with("re:")) {
+      if (regex_matches_start(std::string_view(entry).substr(3), module)) return true;
+      continue;
+    }
+    if (entry == module || module.starts_with(entry + ".") || ends_with_path(module, entry)) return true;
+    if (entry.find_first_of("*?[") != std::string::npos && ::fnmatch(entry.c_str(), path.c_str(), 0) == 0)
+      return true;
+  }
+  return false;
+}
+
+bool regex_matches_start(std::string_view pattern, std::string_view text) {
+  if (pattern.size() > kLongestPattern) {
+    throw fail(ErrorCode::kInvalidFile,
+               "quantization_config: a pattern of {} characters; at most {} are read", pattern.size(),
+               kLongestPattern);
+  }
+  try {
+    const std::regex expression(pattern.begin(), pattern.end());
+    return std::regex_search(text.begin(), text.end(), expression, std::regex_constants::match_continuous);
+  } catch (const std::regex_error& error) {
+    throw fail(ErrorCode::kInvalidFile,
+               "quantization_config: \"re:{}\" is no regular expression this library reads ({})",
+               pattern.substr(0, 80), error.what());
+  }
+}
+
+std::vector<std::string> with_suffixes(std::string_view module,
+                                       std::initializer_list<std::string_view> suffixes) {
+  std::vector<std::string> names;
+  for (std::string_view suffix : suffixes) names.push_back(std::string(module).append(suffix));
+  return names;
+}
+
+}  // namespace anyfp8

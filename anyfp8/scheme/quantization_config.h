@@ -1,0 +1,48 @@
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "anyfp8/base/verdict.h"
+#include "anyfp8/checkpoint/checkpoint.h"
+#include "anyfp8/scheme/quant_scheme.h"
+
+namespace anyfp8 {
+
+// Internal to the dialects: config.json's quantization_config, read with errors that name the key.
+
+// The object, or an empty object where config.json has none. Error(kInvalidFile) when it is no object.
+const nlohmann::json& quantization_config(const Checkpoint& checkpoint);
+
+// quantization_config.quant_method == method, as a Verdict with both in it.
+Verdict has_quant_method(const Checkpoint& checkpoint, std::string_view method);
+
+// config[key] as a string, or `fallback` where it is absent or null. Error(kInvalidFile) for another type.
+std::string config_string(const nlohmann::json& config, std::string_view key, std::string_view fallback = "");
+
+// config[key] as a list of strings; empty where it is absent or null.
+std::vector<std::string> config_strings(const nlohmann::json& config, std::string_view key);
+
+// config[key] as a positive number; absent where it is absent or null.
+std::optional<float> config_number(const nlohmann::json& config, std::string_view key);
+
+// [rows, cols], or "128x128"; Error(kInvalidFile) unless both are from 1 to 2^20.
+Group block_from_json(const nlohmann::json& value, std::string_view key);
+
+// Whether a skip list names the module, in any of the meanings in the wild: the exact path, a path above it,
+// the end of the path, "re:" and a regular expression matched at the start, or a wildcard. The list only
+// serves diagnoses.
+bool skip_list_names(const std::vector<std::string>& list, std::string_view module);
+
+// "re:" patterns of checkpoint configs, matched at the start. Patterns that are no regular expression, or are
+// longer than 1,000 characters, are Error(kInvalidFile).
+bool regex_matches_start(std::string_view pattern, std::string_view text);
+
+// {module + suffix, ...}
+std::vector<std::string> with_suffixes(std::string_view module,
+                                       std::initializer_list<std::string_view> suffixes);
+
+}  // namespace anyfp8
