@@ -1,0 +1,132 @@
+#include "anyfp8/linear/linear.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "anyfp8/base/format.h"
+
+namespace anyfp8 {
+namespace {
+
+void check_matrix(const TensorView& view, const char* name, int64_t rows, int64_t cols, DType dtype) {
+  const bool fits = view.dtype == dtype && view.rows == rows && view.cols == cols &&
+                    (view.row_stride >= cols || rows <= 1) && (view.data != nullptr || rows == 0);
+  if (fits) return;
+  throw fail(ErrorCode::kInvalidArgument,
+             "{} is {} [{}, {}] with row stride {}{}; this layer needs {} [{}, {}]", name,
+             dtype_name(view.dtype), view.rows, view.cols, view.row_stride, view.data ? "" : " and no data",
+             dtype_name(dtype), rows, cols);
+}
+
+}  // namespace
+
+struct Linear::State {
+  Device device;
+  LinearConfig config;
+  Selection selection;
+  Fp8Weight weight;
+  HostTensor bias;  // f32 [n], or not defined()
+  PlacedWeight placed;
+
+  // Points the kernels' view at `next`, which fits the configuration.
+  void place(Fp8Weight next) {
+    weight = std::move(next);
+    bias = weight.bias.defined() ? to_f32(weight.bias) : HostTensor();
+    placed.config = config;
+    placed.layout = weight.layout;
+    placed.data = weight.data.data();
+    placed.scale = weight.scale.data();
+    placed.grid =
+        weight.quantized() ? scale_grid(config.scheme.weight.group, config.n, config.k) : Grid{0, 0};
+    placed.bias = bias.as<float>();
+    placed.input_scale = weight.input_scale ? &*weight.input_scale : nullptr;
+  }
+};
+
+LinearConfig linear_config(const Fp8Weight& weight, const LinearOptions& options) {
+  return {.n = weight.n(),
+          .k = weight.k(),
+          .scheme = weight.scheme,
+          .in = options.in,
+          .out = options.out,
+          .bias = weight.bias.defined(),
+          .policy = options.policy};
+}
+
+Linear::Linear(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Linear::Linear(Linear&&) noexcept = default;
+Linear& Linear::operator=(Linear&&) noexcept = default;
+Linear::~Linear() = default;
+
+Linear Linear::create(const Device& device, Fp8Weight weight, const LinearOptions& options,
+                      const SelectOptions& select, Stream /*stream*/) {
+  check_weight(weight);
+  if (weight.layout != Layout::kRowMajor) {
+    throw fail(ErrorCode::kInvalidArgument,
+               "a layer is made from a row-major weight; this one is already shuffled");
+  }
+  if (select.ignore_build) {
+    throw fail(ErrorCode::kInvalidArgument,
+               "ignore_build is for planning; a layer needs kernels that are in this build");
+  }
+  auto state = std::make_unique<State>();
+  state->device = device;
+  state->config = linear_config(weight, options);
+  state->selection = select_kernel(device, state->config, select);
+  state->place(std::move(weight));
+  return Linear(std::move(state));
+}
+
+void Linear::apply(const TensorView& x, const TensorView& y, Workspace& workspace, Stream stream) const {
+  const State& s = *state_;
+  const int64_t m = x.rows;
+  check_matrix(x, "x", m, s.config.k, s.config.in);
+  check_matrix(y, "y", m, s.config.n, s.config.out);
+  const Kernel& kernel = s.selection.kernel_for(m);
+  if (kernel.workspace_bytes != nullptr) {
+    const size_t needed = kernel.workspace_bytes(s.config, s.device, m);
+    if (workspace.bytes() < needed) {
+      throw fail(ErrorCode::kInvalidArgument,
+                 "{} needs a workspace of {} bytes for m = {}, this one has {}; reserve "
+                 "workspace_bytes(largest m) first",
+                 kernel.name, needed, m, workspace.bytes());
+    }
+  }
+  kernel.apply(s.placed, x, y, workspace.scratch(), stream);
+}
+
+size_t Linear::workspace_bytes(int64_t max_m) const {
+  size_t bytes = 0;
+  for (const RangeChoice& range : state_->selection.ranges) {
+    if (range.tokens.begin > max_m || range.kernel->workspace_bytes == nullptr) continue;
+    const int64_t last = std::min(max_m, range.tokens.end - 1);
+    bytes = std::max(bytes, range.kernel->workspace_bytes(state_->config, state_->device, last));
+  }
+  return bytes;
+}
+
+void Linear::update_weights(Fp8Weight weight, Stream /*stream*/) {
+  check_weight(weight);
+  const LinearConfig& c = state_->config;
+  if (weight.n() != c.n || weight.k() != c.k || weight.scheme != c.scheme ||
+      weight.bias.defined() != c.bias || weight.layout != Layout::kRowMajor) {
+    throw fail(ErrorCode::kInvalidArgument,
+               "the layer is {} [{}, {}]{} and the new weight {} {}{}; only the values may change",
+               scheme_text(c.scheme), c.n, c.k, c.bias ? " with bias" : "", scheme_text(weight.scheme),
+               shape_text(weight.data.shape()), weight.bias.defined() ? " with bias" : "");
+  }
+  state_->place(std::move(weight));
+}
+
+HostTensor Linear::dequantize(int64_t row_begin, int64_t row_end) const {
+  return anyfp8::dequantize(state_->weight, row_begin, row_end);
+}
+
+const Device& Linear::device() const noexcept { return state_->device; }
+const LinearConfig& Linear::config() const noexcept { return state_->config; }
+const Selection& Linear::selection() const noexcept { return state_->selection; }
+size_t Linear::resident_bytes() const noexcept {
+  return state_->weight.resident_bytes() + (state_->bias.defined() ? state_->bias.size_bytes() : 0);
+}
+
+}  // namespace anyfp8

@@ -1,0 +1,64 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "anyfp8/base/export.h"
+#include "anyfp8/base/tensor.h"
+#include "anyfp8/device/device.h"
+#include "anyfp8/kernels/select.h"
+#include "anyfp8/linear/workspace.h"
+#include "anyfp8/scheme/fp8_weight.h"
+
+namespace anyfp8 {
+
+// What of a LinearConfig the weight does not say.
+struct LinearOptions {
+  DType in = DType::kBF16;
+  DType out = DType::kBF16;
+  Policy policy = Policy::kAccuracy;
+};
+
+LinearConfig linear_config(const Fp8Weight& weight, const LinearOptions& options);
+
+// One linear layer, ready to run: its kernels are chosen, its weight lies where they read it.
+// apply() may run from several threads at once, each with its own Workspace; update_weights() may not run
+// beside it. On the CPU the weight is not copied: a tensor of a mapped checkpoint stays the mapped file.
+class ANYFP8_API Linear {
+ public:
+  // Refuses here, in words, everything that could fail later: a weight that check_weight() refuses, a
+  // layer no kernel can run. `select` defaults to the environment's wishes.
+  static Linear create(const Device& device, Fp8Weight weight, const LinearOptions& options = {},
+                       const SelectOptions& select = SelectOptions::from_environment(), Stream stream = {});
+
+  // y[m, n] = x[m, k] · Wᵀ + bias for x.rows tokens, any m >= 0. x and y are on the layer's device, of the
+  // dtypes it was created with, and do not overlap. Work on a CUDA device is queued on `stream`.
+  // Error(kInvalidArgument) for other shapes, dtypes or a workspace below workspace_bytes(m).
+  void apply(const TensorView& x, const TensorView& y, Workspace& workspace, Stream stream = {}) const;
+
+  // Enough for every m up to max_m.
+  size_t workspace_bytes(int64_t max_m) const;
+
+  // Another weight of the same n, k, scheme and bias. On a CUDA device it is copied into the same storage,
+  // so that captured graphs see it; on the CPU the layer refers to the new weight's memory.
+  void update_weights(Fp8Weight weight, Stream stream = {});
+
+  // Rows [row_begin, row_end) of data * scale as f32 [rows, k] in host memory.
+  HostTensor dequantize(int64_t row_begin, int64_t row_end) const;
+
+  const Device& device() const noexcept;
+  const LinearConfig& config() const noexcept;
+  const Selection& selection() const noexcept;
+  size_t resident_bytes() const noexcept;  // weight, scales and bias as placed
+
+  Linear(Linear&&) noexcept;
+  Linear& operator=(Linear&&) noexcept;
+  ~Linear();
+
+ private:
+  struct State;
+  explicit Linear(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace anyfp8
