@@ -73,6 +73,11 @@ Linear Linear::create(const Device& device, Fp8Weight weight, const LinearOption
   state->device = device;
   state->config = linear_config(weight, options);
   state->selection = select_kernel(device, state->config, select);
+  for (const RangeChoice& range : state->selection.ranges) {
+    if (range.kernel->layout == Layout::kRowMajor || !weight.quantized()) continue;
+    throw fail(ErrorCode::kUnsupported, "{} reads shuffled weights and a weight on {} lies row-major",
+               range.kernel->name, device.name);
+  }
   state->place(std::move(weight));
   return Linear(std::move(state));
 }

@@ -111,7 +111,9 @@ Fp8Weight quantize(const HostTensor& weight, QuantizeScheme scheme, DType scale_
       scales[i] = std::byte{code};
       scale = e8m0_to_f32(code);
     } else {
-      scale = std::max(largest / kE4M3Max, kSmallestScale);
+      // A product with the rounded 1/448, not a division: PyTorch on a GPU, which wrote most FP8 checkpoints,
+      // divides by a constant this way, and the last bit of half the scales depends on it.
+      scale = std::max(largest * (1.0f / kE4M3Max), kSmallestScale);
       if (scale_dtype == DType::kBF16) scale = bf16_to_f32(f32_to_bf16(scale));
       reinterpret_cast<float*>(scales)[i] = scale;
     }

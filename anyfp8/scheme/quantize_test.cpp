@@ -56,7 +56,7 @@ TEST(QuantizeScale, IsRoundedToBf16BeforeTheDivision) {
   const Fp8Weight q =
       quantize(test::values(DType::kF32, {1, 2}, {1, 3.01f}), QuantizeScheme::kChannel, DType::kBF16);
   const float scale = scale_at(q, 0, 0);
-  EXPECT_EQ(scale, bf16_to_f32(f32_to_bf16(3.01f / 448)));
+  EXPECT_EQ(scale, bf16_to_f32(f32_to_bf16(3.01f * (1.0f / 448))));
   EXPECT_EQ(q.data.as<uint8_t>()[0], f32_to_e4m3(1 / scale));
 }
 

@@ -56,9 +56,10 @@ json preset(const std::string& name) {
   };
   const json dynamic = {{"dynamic", true}};
   if (name == "FP8")
-    return {{"weights", args("tensor", {})}, {"input_activations", args("tensor", {{"dynamic", false}})}};
+    return {{"weights", args("tensor", json::object())},
+            {"input_activations", args("tensor", {{"dynamic", false}})}};
   if (name == "FP8_DYNAMIC")
-    return {{"weights", args("channel", {})}, {"input_activations", args("token", dynamic)}};
+    return {{"weights", args("channel", json::object())}, {"input_activations", args("token", dynamic)}};
   if (name == "FP8_BLOCK") {
     return {{"weights", args("block", {{"block_structure", {128, 128}}})},
             {"input_activations", args("group", {{"group_size", 128}, {"dynamic", true}})}};

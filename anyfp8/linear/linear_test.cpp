@@ -1,0 +1,155 @@
+#include "anyfp8/linear/linear.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <vector>
+
+#include "anyfp8/base/threads.h"
+#include "anyfp8/scheme/merge.h"
+#include "anyfp8/scheme/quantize.h"
+#include "anyfp8/scheme/test_checkpoint.h"
+
+namespace anyfp8 {
+namespace {
+
+HostTensor wave(int64_t rows, int64_t cols, double step) {
+  std::vector<float> numbers(static_cast<size_t>(rows * cols));
+  for (size_t i = 0; i < numbers.size(); ++i)
+    numbers[i] = static_cast<float>(std::sin(static_cast<double>(i) * step));
+  return test::values(DType::kF32, {rows, cols}, numbers);
+}
+
+// What the tests read back: y = x · dequantize(w)ᵀ + bias in double, and the fp32 error bound of its sum.
+struct Expected {
+  double value, bound;
+};
+Expected expected(const Fp8Weight& w, const float* x, int64_t n) {
+  const HostTensor row = dequantize(w, n, n + 1);
+  double sum = w.bias.defined() ? double{to_f32(w.bias).as<float>()[n]} : 0.0, magnitude = std::fabs(sum);
+  for (int64_t k = 0; k < w.k(); ++k) {
+    const double product = double{row.as<float>()[k]} * x[k];
+    sum += product;
+    magnitude += std::fabs(product);
+  }
+  // One rounding per addition at worst, and a few for decode, scale and bias.
+  return {sum, (static_cast<double>(w.k()) + 4) * 0x1p-24 * magnitude};
+}
+
+void expect_close(const Linear& linear, const Fp8Weight& w, int64_t m) {
+  const HostTensor x = wave(m, w.k(), 0.37);
+  std::vector<float> y(static_cast<size_t>(m * w.n()), NAN);
+  Workspace workspace(linear.device());
+  workspace.reserve(linear.workspace_bytes(m));
+  linear.apply({const_cast<std::byte*>(x.data()), DType::kF32, m, w.k(), w.k()},
+               {y.data(), DType::kF32, m, w.n(), w.n()}, workspace);
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t n = 0; n < w.n(); ++n) {
+      const Expected want = expected(w, x.as<float>() + i * w.k(), n);
+      ASSERT_NEAR(y[static_cast<size_t>(i * w.n() + n)], want.value, want.bound)
+          << "at [" << i << ", " << n << "]";
+    }
+  }
+}
+
+const LinearOptions kFloat{.in = DType::kF32, .out = DType::kF32};
+
+TEST(Linear, ComputesEveryScheme) {
+  for (QuantizeScheme scheme :
+       {QuantizeScheme::kTensor, QuantizeScheme::kChannel, QuantizeScheme::kBlock, QuantizeScheme::kMxfp8}) {
+    Fp8Weight w = quantize(wave(70, 160, 0.11), scheme);
+    w.bias = test::filled(DType::kBF16, {70}, 0.5f);
+    const Linear linear = Linear::create(cpu_device(), w, kFloat);
+    for (int64_t m : {0, 1, 5, 33}) expect_close(linear, w, m);
+  }
+}
+
+TEST(Linear, MergedLayersEqualTheirParts) {
+  const Fp8Weight parts[] = {quantize(wave(192, 160, 0.11), QuantizeScheme::kBlock),
+                             quantize(wave(96, 160, 31.0), QuantizeScheme::kBlock)};
+  const Fp8Weight merged = merge(parts);
+  expect_close(Linear::create(cpu_device(), merged, kFloat), merged, 3);
+}
+
+TEST(Linear, DoesNotCopyTheWeight) {
+  const Fp8Weight w = quantize(wave(64, 64, 0.1), QuantizeScheme::kChannel);
+  const Linear linear = Linear::create(cpu_device(), w, kFloat);
+  EXPECT_EQ(linear.resident_bytes(), 64u * 64 + 64 * 4);
+  EXPECT_TRUE(linear.dequantize(3, 4).as<float>()[5] == dequantize(w, 3, 4).as<float>()[5]);
+}
+
+TEST(Linear, UpdateReplacesTheValuesAndNothingElse) {
+  const Fp8Weight first = quantize(wave(40, 64, 0.1), QuantizeScheme::kChannel),
+                  second = quantize(wave(40, 64, 5.0), QuantizeScheme::kChannel);
+  Linear linear = Linear::create(cpu_device(), first, kFloat);
+  linear.update_weights(second);
+  expect_close(linear, second, 2);
+  EXPECT_THROW(linear.update_weights(quantize(wave(40, 64, 5.0), QuantizeScheme::kTensor)), Error);
+  EXPECT_THROW(linear.update_weights(quantize(wave(41, 64, 5.0), QuantizeScheme::kChannel)), Error);
+  expect_close(linear, second, 2);
+}
+
+TEST(Linear, ThreadsDoNotChangeABit) {
+  const Fp8Weight w = quantize(wave(513, 300, 0.1), QuantizeScheme::kBlock);
+  const Linear linear = Linear::create(cpu_device(), w, kFloat);
+  const HostTensor x = wave(7, 300, 0.3);
+  const int before = num_threads();
+  std::vector<std::vector<float>> results;
+  for (int threads : {1, 2, 5}) {
+    set_num_threads(threads);
+    std::vector<float> y(7 * 513);
+    Workspace workspace(linear.device());
+    workspace.reserve(linear.workspace_bytes(7));
+    linear.apply({const_cast<std::byte*>(x.data()), DType::kF32, 7, 300, 300},
+                 {y.data(), DType::kF32, 7, 513, 513}, workspace);
+    results.push_back(y);
+  }
+  set_num_threads(before);
+  EXPECT_EQ(results[0], results[1]);
+  EXPECT_EQ(results[0], results[2]);
+}
+
+TEST(LinearRefuses, AtCreation) {
+  Fp8Weight nan = quantize(wave(4, 64, 0.1), QuantizeScheme::kChannel);
+  nan.data.mutable_data()[65] = std::byte{0x7F};
+  try {
+    Linear::create(cpu_device(), nan, kFloat);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("[1, 1]"), std::string::npos) << error.what();
+  }
+  const Fp8Weight w = quantize(wave(4, 64, 0.1), QuantizeScheme::kChannel);
+  EXPECT_THROW(Linear::create(device_from_name("sm_86"), w),
+               Error);  // not in this build, or no such card here
+  EXPECT_THROW(Linear::create(cpu_device(), w, kFloat, {.force = "cuda_mma_w8a16"}), Error);
+  EXPECT_THROW(Linear::create(cpu_device(), w, kFloat, {.ignore_build = true}), Error);
+}
+
+TEST(LinearRefuses, WrongMatricesAndSmallWorkspaces) {
+  const Fp8Weight w = quantize(wave(4, 64, 0.1), QuantizeScheme::kChannel);
+  const Linear linear = Linear::create(cpu_device(), w, {.in = DType::kBF16, .out = DType::kF32});
+  std::vector<uint16_t> x(2 * 64);
+  std::vector<float> y(2 * 4);
+  Workspace workspace(linear.device());
+  const TensorView good_x{x.data(), DType::kBF16, 2, 64, 64}, good_y{y.data(), DType::kF32, 2, 4, 4};
+  if (linear.workspace_bytes(2) > 0) {
+    EXPECT_THROW(linear.apply(good_x, good_y, workspace), Error);
+  }
+  workspace.reserve(linear.workspace_bytes(2));
+  EXPECT_NO_THROW(linear.apply(good_x, good_y, workspace));
+  TensorView bad = good_x;
+  bad.cols = 63;
+  EXPECT_THROW(linear.apply(bad, good_y, workspace), Error);
+  bad = good_x;
+  bad.dtype = DType::kF16;
+  EXPECT_THROW(linear.apply(bad, good_y, workspace), Error);
+  bad = good_x;
+  bad.row_stride = 63;
+  EXPECT_THROW(linear.apply(bad, good_y, workspace), Error);
+  bad = good_y;
+  bad.rows = 1;
+  EXPECT_THROW(linear.apply(good_x, bad, workspace), Error);
+}
+
+}  // namespace
+}  // namespace anyfp8
