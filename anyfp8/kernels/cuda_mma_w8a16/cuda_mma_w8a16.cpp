@@ -1,0 +1,31 @@
+#include "anyfp8/kernels/common/cuda_admission.h"
+#include "anyfp8/kernels/kernel_list.h"
+
+// mma.sync, weights as operand A: the portable fused kernel. Its PTX is in every build, so a card newer
+// than the build gets a correct answer at some cost in speed.
+namespace anyfp8 {
+namespace {
+
+// The kernels before it in the list have the crossovers; what they leave is served here.
+TokenRange tokens(const LinearConfig&, const Device&) { return {}; }
+
+}  // namespace
+
+constinit const Kernel cuda_mma_w8a16{
+    .name = "cuda_mma_w8a16",
+    .summary = "mma.sync, weights dequantised in registers, 16-bit activations; Turing and newer",
+    .device = DeviceKind::kCuda,
+    .layout = Layout::kK64Shuffled,
+    .weight_dtypes = kFloat8Types,
+    .weight_groups = kFusedGroups,
+    .scale_dtypes = kScaleTypes,
+    .in_dtypes = kHalfTypes,
+    .out_dtypes = kHalfTypes,
+    .activation = ActivationUse::kAsGiven,
+    .batch_invariant = true,  // the split of k is a function of (n, k), never of m
+    .supports = cuda_supports,
+    .check = check_fused_w8a16,
+    .tokens = tokens,
+};
+
+}  // namespace anyfp8

@@ -1,0 +1,122 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "tests/selection_layers.h"
+
+// The rules of the CUDA kernels, on machines without a card.
+namespace anyfp8 {
+namespace {
+
+TEST(CublasLtW8A8, ScaleModesByCapability) {
+  const auto says = [](const QuantScheme& scheme, int major, int minor) {
+    return reason("cuda_cublaslt_w8a8", layer(scheme, Policy::kSpeed), cuda(major, minor));
+  };
+  for (const ScaleSource source : {ScaleSource::kStored, ScaleSource::kDynamic}) {
+    const QuantScheme tensor = quantized(kPerTensor, kPerTensor, source);
+    expect_in(says(tensor, 8, 6), "need compute capability 8.9, this is 8.6");
+    EXPECT_EQ(says(tensor, 8, 9) + says(tensor, 9, 0) + says(tensor, 10, 3) + says(tensor, 12, 1), "");
+    expect_in(says(tensor, 99, 9), "up to 12.1, this is 99.9");
+  }
+  for (const QuantScheme& scheme : {quantized(kPerRow, kPerRow), quantized(kBlock128, kGroup128)}) {
+    EXPECT_EQ(says(scheme, 9, 0), "");
+    expect_in(says(scheme, 8, 9), "9.0 alone, this is 8.9");
+    expect_in(says(scheme, 10, 0), "9.0 alone, this is 10.0");
+  }
+  expect_in(says(quantized(kBlock128, kPerTensor), 9, 0), "no scale mode for weights by 128x128");
+  expect_in(says(quantized(kPerRow, kPerRow, ScaleSource::kStored), 9, 0), "static activations by row");
+  expect_in(says(quantized(kMx32, kMx32), 10, 0), "by 1x32, it takes tensor, row, 128x128");
+}
+
+TEST(CublasLtW8A8, AlignmentAndDtypes) {
+  const auto says = [](LinearConfig config) { return reason("cuda_cublaslt_w8a8", config, cuda(9, 0)); };
+  const QuantScheme tensor = quantized(kPerTensor, kPerTensor);
+  EXPECT_EQ(says(layer(tensor, Policy::kSpeed, 16, 16)), "");
+  expect_in(says(layer(tensor, Policy::kSpeed, 16, 24)), "k = 24 is not a multiple of 16");
+  expect_in(says(layer(tensor, Policy::kSpeed, 24, 16)), "n = 24 is not a multiple of 16");
+  QuantScheme mixed = tensor;
+  mixed.weight.dtype = DType::kE5M2;
+  EXPECT_EQ(says(layer(mixed, Policy::kSpeed)), "");
+  mixed.activation->dtype = DType::kE5M2;
+  expect_in(says(layer(mixed, Policy::kSpeed)), "both e5m2");
+}
+
+TEST(CublasLtW8A8, TakesLargeMAlone) {
+  const LinearConfig config = layer(quantized(kPerTensor, kPerTensor), Policy::kSpeed);
+  EXPECT_EQ(plan(cuda(9, 0), config, 1), "cuda_wgmma_w8a16");
+  EXPECT_EQ(plan(cuda(9, 0), config, 127), "cuda_wgmma_w8a16");
+  EXPECT_EQ(plan(cuda(9, 0), config, 128), "cuda_cublaslt_w8a8");
+  EXPECT_EQ(plan(cuda(8, 9), config, 1), "cuda_mma_w8a16");
+  EXPECT_EQ(plan(cuda(8, 9), config, 4096), "cuda_cublaslt_w8a8");
+}
+
+TEST(WgmmaW8A16, IsHopperAlone) {
+  for (const auto& device : {cuda(8, 9), cuda(10, 0), cuda(12, 0)}) {
+    expect_in(reason("cuda_wgmma_w8a16", layer(weight_only(kPerRow)), device), "9.0 alone, this is");
+  }
+  EXPECT_EQ(reason("cuda_wgmma_w8a16", layer(weight_only(kPerRow)), cuda(9, 0)), "");
+}
+
+TEST(FusedW8A16, GroupsShapesAndDtypes) {
+  for (const char* kernel : {"cuda_wgmma_w8a16", "cuda_mma_w8a16"}) {
+    const auto says = [&](const LinearConfig& config) { return reason(kernel, config, cuda(9, 0)); };
+    for (const Group group : {kPerTensor, kPerRow, kBlock128, kGroup128, Group{64, 128}, Group{0, 128}}) {
+      EXPECT_EQ(says(layer(weight_only(group))), "") << group_text(group);
+    }
+    EXPECT_EQ(says(layer(weight_only(kMx32, DType::kE5M2, DType::kE8M0))), "");
+    expect_in(says(layer(weight_only(kMx32))), "only e8m0");
+    expect_in(says(layer(weight_only({128, 64}))), "by 128x64, it takes tensor, row, anyx128, 1x32");
+    expect_in(says(layer(weight_only(kPerRow), Policy::kAccuracy, 57, 131)),
+              "k = 131 is not a multiple of 64");
+    EXPECT_EQ(says(layer(weight_only(kPerRow), Policy::kAccuracy, 57, 128)), "") << "any n";
+    LinearConfig mixed = layer(weight_only(kPerRow));
+    mixed.out = DType::kF16;
+    expect_in(says(mixed), "x is bf16 and y is f16");
+  }
+}
+
+TEST(Turing, RunsFp16AndSaysWhyNotBf16) {
+  LinearConfig config = layer(weight_only(kPerRow));
+  expect_in(reason("cuda_mma_w8a16", config, cuda(7, 5)), "bf16 tensor cores need compute capability 8.0");
+  EXPECT_EQ(plan(cuda(7, 5), config, 1), "cuda_reference");
+  config.in = config.out = DType::kF16;
+  EXPECT_EQ(plan(cuda(7, 5), config, 1), "cuda_mma_w8a16");
+}
+
+TEST(NewerHardware, GetsThePortableKernel) {
+  for (const auto& device : {cuda(12, 1), cuda(99, 9)}) {
+    EXPECT_EQ(plan(device, layer(weight_only(kPerRow)), 1), "cuda_mma_w8a16");
+    EXPECT_EQ(plan(device, layer(weight_only(kPerRow)), 8192), "cuda_mma_w8a16");
+  }
+}
+
+TEST(DequantW8A16, ScratchIsBoundedAndGrowsNeverDown) {
+  const Kernel& kernel = named("cuda_dequant_w8a16");
+  for (const int64_t k : {8, 4096, 28672, 131072}) {
+    const LinearConfig config = layer(weight_only(kBlock128), Policy::kAccuracy, 28672, k);
+    ASSERT_EQ(reason(kernel.name, config, cuda(8, 0)), "");
+    EXPECT_LE(kernel.workspace_bytes(config, cuda(8, 0), 1 << 20), size_t{64} << 20) << k;
+    EXPECT_GE(kernel.workspace_bytes(config, cuda(8, 0), 1),
+              static_cast<size_t>(std::min<int64_t>(28672, 128) * k * 2));
+  }
+  const LinearConfig wide = layer(weight_only(kPerRow), Policy::kAccuracy, 128, 131080);
+  expect_in(reason(kernel.name, wide, cuda(8, 0)), "do not fit its 32 MiB");
+}
+
+TEST(Workspace, NeverShrinksWithM) {
+  for (const Kernel* kernel : all_kernels()) {
+    if (kernel->workspace_bytes == nullptr) continue;
+    for (const Group group : {kPerTensor, kPerRow, kBlock128}) {
+      const LinearConfig config = layer(weight_only(group), Policy::kSpeed, 4096, 4096);
+      size_t previous = 0;
+      for (int64_t m = 0; m < 200; ++m) {
+        const size_t bytes = kernel->workspace_bytes(config, cuda(9, 0), m);
+        EXPECT_GE(bytes, previous) << kernel->name << " m = " << m;
+        previous = bytes;
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace anyfp8
