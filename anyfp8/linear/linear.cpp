@@ -18,6 +18,12 @@ void check_matrix(const TensorView& view, const char* name, int64_t rows, int64_
              dtype_name(dtype), rows, cols);
 }
 
+// Kernels read an aligned f32 bias; what is one already is not copied.
+HostTensor f32_bias(const HostTensor& bias) {
+  const bool aligned = reinterpret_cast<uintptr_t>(bias.data()) % alignof(float) == 0;
+  return bias.dtype() == DType::kF32 && aligned ? bias : to_f32(bias);
+}
+
 }  // namespace
 
 struct Linear::State {
@@ -31,7 +37,7 @@ struct Linear::State {
   // Points the kernels' view at `next`, which fits the configuration.
   void place(Fp8Weight next) {
     weight = std::move(next);
-    bias = weight.bias.defined() ? to_f32(weight.bias) : HostTensor();
+    bias = weight.bias.defined() ? f32_bias(weight.bias) : HostTensor();
     placed.config = config;
     placed.layout = weight.layout;
     placed.data = weight.data.data();
@@ -131,7 +137,8 @@ const Device& Linear::device() const noexcept { return state_->device; }
 const LinearConfig& Linear::config() const noexcept { return state_->config; }
 const Selection& Linear::selection() const noexcept { return state_->selection; }
 size_t Linear::resident_bytes() const noexcept {
-  return state_->weight.resident_bytes() + (state_->bias.defined() ? state_->bias.size_bytes() : 0);
+  const bool bias_is_a_copy = state_->bias.defined() && state_->bias.data() != state_->weight.bias.data();
+  return state_->weight.resident_bytes() + (bias_is_a_copy ? state_->bias.size_bytes() : 0);
 }
 
 }  // namespace anyfp8

@@ -1,0 +1,230 @@
+#include "anyfp8/model/model.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "anyfp8/base/format.h"
+#include "anyfp8/base/threads.h"
+#include "anyfp8/model/attention.h"
+#include "anyfp8/model/model_weights.h"
+#include "anyfp8/model/rope.h"
+#include "anyfp8/model/transformer_ops.h"
+
+namespace anyfp8 {
+namespace {
+
+// A prompt goes through the layers this many tokens at a time. It bounds the buffers (100 MB for an 8B
+// model), and matrix products no longer gain from more rows.
+constexpr int64_t kPassTokens = 512;
+
+// Below this many elements a parallel region costs more than the element-wise work.
+constexpr int64_t kParallelElements = 1 << 15;
+
+void for_each_token(int64_t tokens, int64_t elements_each, const auto& row) {
+#pragma omp parallel for num_threads(num_threads()) if (tokens > 1 && \
+                                                        tokens * elements_each >= kParallelElements)
+  for (int64_t t = 0; t < tokens; ++t) row(t);
+}
+
+}  // namespace
+
+struct Model::State {
+  ModelConfig config;
+  DType activations;
+  ModelWeights weights;
+  std::vector<float> frequencies;  // rope
+  Workspace workspace;
+
+  // One pass's activations, f32, row-major [tokens, ...].
+  int64_t buffer_tokens = 0;
+  std::vector<float> hidden;  // the residual stream
+  std::vector<float> normed;  // [hidden]: input of q/k/v and gate/up, output of o and down
+  std::vector<float> q, k, v, attended, gate, up;
+  std::vector<uint16_t> narrowed;  // x of a linear layer in 16 bits, where those were asked for
+  RopeTable rope;
+
+  void reserve(int64_t tokens);
+  void linear(const Linear& layer, const float* x, int64_t tokens, float* y);
+  void norm_all(int64_t first, int64_t tokens, const std::vector<float>& weight);
+  void attention_block(size_t layer, int64_t tokens, KvCache& cache);
+  void ffn_block(size_t layer, int64_t tokens);
+  void pass(std::span<const int> ids, KvCache& cache, std::span<float> logits);
+};
+
+void Model::State::reserve(int64_t tokens) {
+  if (tokens <= buffer_tokens) return;
+  const auto grow = [tokens](auto& buffer, int64_t each) {
+    buffer.resize(static_cast<size_t>(tokens * each));
+  };
+  grow(hidden, config.hidden);
+  grow(normed, config.hidden);
+  grow(q, config.q_size());
+  grow(k, config.kv_size());
+  grow(v, config.kv_size());
+  grow(attended, config.q_size());
+  grow(gate, config.ffn);
+  grow(up, config.ffn);
+  if (activations != DType::kF32) grow(narrowed, std::max({config.hidden, config.q_size(), config.ffn}));
+  size_t scratch = 0;
+  for (const Linear& layer : weights.linears) scratch = std::max(scratch, layer.workspace_bytes(tokens));
+  workspace.reserve(scratch);
+  buffer_tokens = tokens;
+}
+
+// y = x · Wᵀ + bias. x is read only; TensorView has no const form.
+void Model::State::linear(const Linear& layer, const float* x, int64_t tokens, float* y) {
+  const int64_t in_size = layer.config().k, out_size = layer.config().n;
+  TensorView in{const_cast<float*>(x), DType::kF32, tokens, in_size, in_size};
+  if (activations != DType::kF32) {
+    narrow({x, static_cast<size_t>(tokens * in_size)}, activations, narrowed.data());
+    in.data = narrowed.data();
+    in.dtype = activations;
+  }
+  layer.apply(in, {y, DType::kF32, tokens, out_size, out_size}, workspace);
+}
+
+// normed = RMSNorm of rows [first, first + tokens) of hidden.
+void Model::State::norm_all(int64_t first, int64_t tokens, const std::vector<float>& weight) {
+  const int64_t size = config.hidden;
+  for_each_token(tokens, size, [&](int64_t t) {
+    rms_norm(&hidden[(first + t) * size], weight.data(), config.norm_eps, size, &normed[t * size]);
+  });
+}
+
+void Model::State::attention_block(size_t layer, int64_t tokens, KvCache& cache) {
+  const LayerNorms& norms = weights.norms[layer];
+  const int64_t dim = config.head_dim, plane = static_cast<int64_t>(layer);
+  norm_all(0, tokens, norms.attention);
+  linear(weights.linear(layer, kQ), normed.data(), tokens, q.data());
+  linear(weights.linear(layer, kK), normed.data(), tokens, k.data());
+  linear(weights.linear(layer, kV), normed.data(), tokens, v.data());
+  for_each_token(tokens, config.q_size() + 2 * config.kv_size(), [&](int64_t t) {
+    const auto norm_and_rotate = [&](float* x, int64_t heads, const std::vector<float>& weight) {
+      for (int64_t h = 0; h < heads && config.qk_norm; ++h) {
+        rms_norm(x + h * dim, weight.data(), config.norm_eps, dim, x + h * dim);
+      }
+      apply_rope(x, heads, dim, &rope.cos[t * dim / 2], &rope.sin[t * dim / 2]);
+    };
+    float* k_row = &k[t * config.kv_size()];
+    norm_and_rotate(&q[t * config.q_size()], config.heads, norms.q);
+    norm_and_rotate(k_row, config.kv_heads, norms.k);
+    for (int64_t h = 0; h < config.kv_heads; ++h) {
+      const int64_t place = (cache.length() + t) * dim;
+      std::copy_n(k_row + h * dim, dim, cache.keys(plane, h) + place);
+      std::copy_n(&v[t * config.kv_size() + h * dim], dim, cache.values(plane, h) + place);
+    }
+  });
+  attend(q.data(), tokens, config.heads, cache, plane, attended.data());
+  linear(weights.linear(layer, kO), attended.data(), tokens, normed.data());
+  add_to(hidden.data(), normed.data(), tokens * config.hidden);
+}
+
+void Model::State::ffn_block(size_t layer, int64_t tokens) {
+  const int64_t ffn = config.ffn;
+  norm_all(0, tokens, weights.norms[layer].ffn);
+  linear(weights.linear(layer, kGate), normed.data(), tokens, gate.data());
+  linear(weights.linear(layer, kUp), normed.data(), tokens, up.data());
+  for_each_token(tokens, ffn, [&](int64_t t) { silu_times(&gate[t * ffn], &up[t * ffn], ffn); });
+  linear(weights.linear(layer, kDown), gate.data(), tokens, normed.data());
+  add_to(hidden.data(), normed.data(), tokens * config.hidden);
+}
+
+// All layers. logits: of every token, of the last one, or empty for none.
+void Model::State::pass(std::span<const int> ids, KvCache& cache, std::span<float> logits) {
+  const auto tokens = static_cast<int64_t>(ids.size());
+  for (size_t t = 0; t < ids.size(); ++t) {
+    const auto size = static_cast<size_t>(config.hidden);
+    widen(weights.embedding, ids[t] * config.hidden, std::span(hidden).subspan(t * size, size));
+  }
+  fill_rope_table(config.rope, frequencies, cache.length(), tokens, rope);
+  for (size_t layer = 0; layer < weights.norms.size(); ++layer) {
+    attention_block(layer, tokens, cache);
+    ffn_block(layer, tokens);
+  }
+  cache.advance(tokens);
+  const int64_t wanted = static_cast<int64_t>(logits.size()) / config.vocab;
+  if (wanted == 0) return;
+  norm_all(tokens - wanted, wanted, weights.final_norm);
+  linear(weights.lm_head(), normed.data(), wanted, logits.data());
+}
+
+Model::Model(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Model::Model(Model&&) noexcept = default;
+Model& Model::operator=(Model&&) noexcept = default;
+Model::~Model() = default;
+
+Model Model::load(const Checkpoint& checkpoint, const ModelOptions& options, const Progress& progress) {
+  ModelConfig config = read_model_config(checkpoint);
+  ModelWeights weights = load_model_weights(checkpoint, config, options, progress);
+  std::vector<float> frequencies = rope_frequencies(config.rope, config.head_dim);
+  return Model(std::unique_ptr<State>(new State{std::move(config), options.activations, std::move(weights),
+                                                std::move(frequencies), Workspace(options.device)}));
+}
+
+const ModelConfig& Model::config() const noexcept { return state_->config; }
+
+void Model::forward(std::span<const int> tokens, KvCache& cache, std::span<float> logits, bool all_logits) {
+  const ModelConfig& c = state_->config;
+  const auto vocab = static_cast<size_t>(c.vocab);
+  if (tokens.empty())
+    throw fail(ErrorCode::kInvalidArgument, "forward() was given no tokens; it needs at least one");
+  for (const int id : tokens) {
+    if (id >= 0 && id < c.vocab) continue;
+    throw fail(ErrorCode::kInvalidArgument, "token id {} is outside the vocabulary of {}", id, c.vocab);
+  }
+  if (const size_t rows = all_logits ? tokens.size() : 1; logits.size() != rows * vocab) {
+    throw fail(ErrorCode::kInvalidArgument, "room for {} logits was given; {} x {} are needed", logits.size(),
+               rows, vocab);
+  }
+  if (cache.layers() != c.layers || cache.kv_heads() != c.kv_heads || cache.head_dim() != c.head_dim) {
+    throw fail(ErrorCode::kInvalidArgument,
+               "the cache was made for another model ({} layers, {} heads of {})", cache.layers(),
+               cache.kv_heads(), cache.head_dim());
+  }
+  if (static_cast<int64_t>(tokens.size()) > cache.capacity() - cache.length()) {
+    throw fail(ErrorCode::kInvalidArgument, "{} tokens do not fit a cache of {} positions, {} of them used",
+               tokens.size(), cache.capacity(), cache.length());
+  }
+  const size_t pass_tokens = std::min(tokens.size(), static_cast<size_t>(kPassTokens));
+  state_->reserve(static_cast<int64_t>(pass_tokens));
+  for (size_t begin = 0; begin < tokens.size(); begin += pass_tokens) {
+    const size_t count = std::min(pass_tokens, tokens.size() - begin);
+    const bool last = begin + count == tokens.size();
+    const std::span<float> wanted = all_logits ? logits.subspan(begin * vocab, count * vocab)
+                                    : last     ? logits
+                                               : std::span<float>();
+    state_->pass(tokens.subspan(begin, count), cache, wanted);
+  }
+}
+
+std::vector<Model::LayerInfo> Model::linears() const {
+  const ModelWeights& weights = state_->weights;
+  std::vector<LayerInfo> list;
+  for (size_t i = 0; i < weights.linears.size(); ++i) {
+    list.push_back({weights.stored_as[i], weights.stored_as[i], &weights.linears[i]});
+  }
+  list.back().module = "lm_head";
+  return list;
+}
+
+int64_t Model::linear_parameters() const noexcept {
+  int64_t count = 0;
+  for (const Linear& linear : state_->weights.linears) count += linear.config().n * linear.config().k;
+  return count;
+}
+
+size_t Model::linear_bytes() const noexcept {
+  size_t bytes = 0;
+  for (const Linear& linear : state_->weights.linears) bytes += linear.resident_bytes();
+  return bytes;
+}
+
+size_t Model::other_bytes() const noexcept {
+  const ModelWeights& weights = state_->weights;
+  size_t floats = weights.final_norm.size();
+  for (const LayerNorms& n : weights.norms)
+    floats += n.attention.size() + n.ffn.size() + n.q.size() + n.k.size();
+  return floats * sizeof(float) + (state_->config.tied ? 0 : weights.embedding.size_bytes());
+}
+
+}  // namespace anyfp8

@@ -1,0 +1,123 @@
+#include "anyfp8/model/model_weights.h"
+
+#include <string_view>
+#include <utility>
+
+#include "anyfp8/base/format.h"
+#include "anyfp8/model/transformer_ops.h"
+
+namespace anyfp8 {
+namespace {
+
+struct Loader {
+  const Checkpoint& checkpoint;
+  const ModelConfig& config;
+  const ModelOptions& options;
+  const Model::Progress& progress;
+  const Format* format;
+  ModelWeights weights;
+
+  // Found under its name and in the shape that config.json asks for.
+  void expect(const std::string& name, const Shape& shape) const {
+    const auto info = checkpoint.info(name);
+    if (!info) {
+      throw fail(ErrorCode::kNotFound, "tensor {} is missing; config.json asks for it with shape {}", name,
+                 shape_text(shape));
+    }
+    if (info->shape != shape) {
+      throw fail(ErrorCode::kInvalidFile, "tensor {} has shape {}; config.json asks for {}", name,
+                 shape_text(info->shape), shape_text(shape));
+    }
+  }
+
+  HostTensor tensor(const std::string& name, const Shape& shape) const {
+    expect(name, shape);
+    HostTensor found = checkpoint.tensor(name);
+    if (is_float16_or_32(found.dtype())) return found;
+    throw fail(ErrorCode::kUnsupported, "tensor {} is {}; the runner takes f32, bf16 or f16 there", name,
+               dtype_name(found.dtype()));
+  }
+
+  std::vector<float> norm(const std::string& module, int64_t size) const {
+    std::vector<float> values(static_cast<size_t>(size));
+    widen(tensor(module + ".weight", {size}), 0, values);
+    return values;
+  }
+
+  void add_linear(const std::string& module, int64_t n, int64_t k, bool bias, bool may_quantize = true) {
+    expect(module + ".weight", {n, k});
+    if (bias) {
+      expect(module + ".bias", {n});
+    } else if (checkpoint.has(module + ".bias")) {
+      throw fail(ErrorCode::kInvalidFile, "tensor {}.bias exists; by config.json {} has no bias there",
+                 module, config.architecture);
+    }
+    try {
+      Fp8Weight weight = load_weight(checkpoint, format, module, options.load);
+      if (may_quantize && options.quantize_at_load && !weight.quantized()) {
+        HostTensor kept_bias = weight.bias;
+        weight = quantize(weight.data, *options.quantize_at_load);
+        weight.bias = std::move(kept_bias);
+      }
+      const LinearOptions linear{options.activations, DType::kF32, options.policy};
+      weights.linears.push_back(Linear::create(options.device, std::move(weight), linear, options.select));
+    } catch (Error& error) {
+      // load_weight names the tensor; quantize and Linear::create do not know it.
+      if (std::string_view(error.what()).find(module) == std::string_view::npos) error.in(module);
+      throw;
+    }
+    weights.stored_as.push_back(module);
+    const auto total = static_cast<size_t>(config.layers) * kLinearsPerLayer + 1;
+    if (progress) progress(static_cast<int64_t>(weights.linears.size()), static_cast<int64_t>(total));
+  }
+
+  void add_layer(const std::string& path) {
+    const ModelConfig& c = config;
+    const std::string attention = path + "self_attn.", mlp = path + "mlp.";
+    add_linear(attention + "q_proj", c.q_size(), c.hidden, c.qkv_bias);
+    add_linear(attention + "k_proj", c.kv_size(), c.hidden, c.qkv_bias);
+    add_linear(attention + "v_proj", c.kv_size(), c.hidden, c.qkv_bias);
+    add_linear(attention + "o_proj", c.hidden, c.q_size(), c.o_bias);
+    add_linear(mlp + "gate_proj", c.ffn, c.hidden, c.mlp_bias);
+    add_linear(mlp + "up_proj", c.ffn, c.hidden, c.mlp_bias);
+    add_linear(mlp + "down_proj", c.hidden, c.ffn, c.mlp_bias);
+    LayerNorms& norms = weights.norms.emplace_back();
+    norms.attention = norm(path + "input_layernorm", c.hidden);
+    norms.ffn = norm(path + "post_attention_layernorm", c.hidden);
+    if (c.qk_norm) norms.q = norm(attention + "q_norm", c.head_dim);
+    if (c.qk_norm) norms.k = norm(attention + "k_norm", c.head_dim);
+  }
+
+  void add_lm_head() {
+    // A tied model may have an lm_head.weight all the same, left over from training; it is not used.
+    const std::string module = config.tied ? "model.embed_tokens" : "lm_head";
+    if (!checkpoint.has(module + ".weight")) {
+      throw fail(ErrorCode::kNotFound,
+                 "tensor {}.weight is missing; if the model shares it with the embedding, set "
+                 "tie_word_embeddings to true in config.json",
+                 module);
+    }
+    add_linear(module, config.vocab, config.hidden, false, false);
+  }
+};
+
+}  // namespace
+
+ModelWeights load_model_weights(const Checkpoint& checkpoint, const ModelConfig& config,
+                                const ModelOptions& options, const Model::Progress& progress) {
+  if (options.device.kind != DeviceKind::kCpu) {
+    throw fail(ErrorCode::kUnsupported, "the runner computes on a CPU; {} is not one", options.device.name);
+  }
+  if (!is_float16_or_32(options.activations)) {
+    throw fail(ErrorCode::kInvalidArgument, "activations are f32, bf16 or f16, not {}",
+               dtype_name(options.activations));
+  }
+  Loader loader{checkpoint, config, options, progress, find_format(checkpoint), {}};
+  loader.weights.embedding = loader.tensor("model.embed_tokens.weight", {config.vocab, config.hidden});
+  for (int64_t i = 0; i < config.layers; ++i) loader.add_layer(fmt::format("model.layers.{}.", i));
+  loader.weights.final_norm = loader.norm("model.norm", config.hidden);
+  loader.add_lm_head();
+  return std::move(loader.weights);
+}
+
+}  // namespace anyfp8

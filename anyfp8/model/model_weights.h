@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "anyfp8/model/model.h"
+
+namespace anyfp8 {
+
+// Internal to the runner: what Model::load reads from a checkpoint.
+struct LayerNorms {
+  std::vector<float> attention, ffn;  // [hidden]
+  std::vector<float> q, k;            // [head_dim], or empty
+};
+
+enum LinearIndex : size_t { kQ, kK, kV, kO, kGate, kUp, kDown, kLinearsPerLayer };
+
+struct ModelWeights {
+  HostTensor embedding;                // [vocab, hidden] f32, bf16 or f16, where the checkpoint has it
+  std::vector<Linear> linears;         // kLinearsPerLayer of each layer, then lm_head
+  std::vector<std::string> stored_as;  // their modules in the checkpoint
+  std::vector<LayerNorms> norms;       // of each layer
+  std::vector<float> final_norm;       // [hidden]
+
+  const Linear& linear(size_t layer, LinearIndex index) const {
+    return linears[layer * kLinearsPerLayer + index];
+  }
+  const Linear& lm_head() const { return linears.back(); }
+};
+
+// Error names the tensor, its dtype and shape as found, and what config.json asks for.
+ModelWeights load_model_weights(const Checkpoint& checkpoint, const ModelConfig& config,
+                                const ModelOptions& options, const Model::Progress& progress);
+
+}  // namespace anyfp8
