@@ -1,0 +1,44 @@
+#pragma once
+
+#include <functional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "anyfp8/kernels/kernel.h"
+#include "anyfp8/scheme/format.h"
+
+namespace anyfp8::cli {
+
+// A linear layer of a checkpoint, as plan and verify go through them.
+struct ModelLayer {
+  std::string module;  // "model.layers.0.mlp.up_proj", "lm_head"
+  std::string weight;  // the module whose tensors it uses: another one for a tied lm_head
+  int64_t n = 0, k = 0;
+  QuantScheme scheme;
+  size_t bytes = 0;
+  bool bias = false;
+};
+
+// Embeddings are looked up, not multiplied, and stay 16 bit.
+bool is_embedding(std::string_view module);
+
+// Every linear layer: without embeddings, with a tied lm_head; "layers.2" before "layers.10", lm_head last.
+// Error(kInvalidFile) where one cannot be loaded, or there is none.
+std::vector<ModelLayer> linear_layers(const Checkpoint& checkpoint, const Inspection& inspection);
+
+// Less-than for module names: numbers by value.
+bool module_before(std::string_view a, std::string_view b);
+
+// Layers that are alike and whose names differ in numbers only.
+struct LayerGroup {
+  std::string name;             // "model.layers.{0..7}.mlp.up_proj"
+  std::vector<size_t> members;  // indices into the modules given
+};
+// alike(i): text that is equal for layers that may share a group. Groups come in the order of their first
+// member.
+std::vector<LayerGroup> group_layers(std::span<const std::string> modules,
+                                     const std::function<std::string(size_t)>& alike);
+
+}  // namespace anyfp8::cli

@@ -1,0 +1,100 @@
+#include <csignal>
+
+#include "anyfp8/model/generate.h"
+#include "cli/arguments.h"
+#include "cli/model_arguments.h"
+#include "cli/terminal.h"
+#include "cli/verbs.h"
+
+namespace anyfp8::cli {
+namespace {
+
+constexpr int kInterrupted = 130;  // 128 + SIGINT, as shells report it
+
+volatile std::sig_atomic_t interrupted = 0;
+
+// The first Ctrl-C ends the text after the token under way; the second one ends the program.
+void end_on_interrupt() {
+  struct sigaction action {};
+  action.sa_handler = [](int) { interrupted = 1; };
+  action.sa_flags = static_cast<int>(SA_RESETHAND | SA_RESTART);
+  sigaction(SIGINT, &action, nullptr);
+}
+
+struct Arguments {
+  ModelArguments model;
+  std::string prompt;
+  GenerateOptions generate;
+};
+
+void report(const GenerateStats& stats) {
+  const auto rate = [](int64_t tokens, double seconds) {
+    return seconds > 0 ? fmt::format("{:.1f} tokens/s", static_cast<double>(tokens) / seconds)
+                       : std::string("-");
+  };
+  const char* end = stats.stop == StopReason::kEndOfText   ? "end of text"
+                    : stats.stop == StopReason::kMaxTokens ? "--max-tokens reached"
+                                                           : "interrupted";
+  print_err("prompt {} tokens, {}; generated {} tokens, {}; {}\n", stats.prompt_tokens,
+            rate(stats.prompt_tokens, stats.prefill_seconds), stats.generated_tokens,
+            rate(stats.decode_steps, stats.decode_seconds), end);
+}
+
+int run_generate(const Arguments& arguments) {
+  OpenedModel opened = open_model(arguments.model);
+  const bool watched = is_terminal(stdout) && is_terminal(stderr) && !arguments.model.quiet;
+  if (!arguments.model.quiet) print_err("\n");
+  // A person sees the prompt in front of its continuation; stdout gets the continuation alone.
+  if (watched) print_err("{}", styled(Style::kDim, printable(arguments.prompt), stderr));
+  end_on_interrupt();
+  const GenerateStats stats = generate(opened.model, opened.tokenizer, arguments.prompt, arguments.generate,
+                                       [](std::string_view text) {
+                                         write_out(text);
+                                         flush_out();
+                                         return interrupted == 0;
+                                       });
+  if (is_terminal(stdout)) {
+    write_out("\n");
+    flush_out();
+  }
+  if (!arguments.model.quiet) {
+    print_err("\n");
+    report(stats);
+  }
+  return interrupted != 0 ? kInterrupted : 0;
+}
+
+}  // namespace
+
+void add_generate(CLI::App& app, Run& run) {
+  auto arguments = std::make_shared<Arguments>();
+  CLI::App* verb =
+      add_verb(app, "generate", "Continue a text with a model",
+               "anyfp8 generate models/kjv-qwen3-fp8 --prompt \"In the beginning\" --max-tokens 64");
+  SamplerOptions& sampler = arguments->generate.sampler;
+  verb->add_option("--prompt", arguments->prompt, "The text to continue")->type_name("TEXT")->required();
+  verb->add_option("--max-tokens", arguments->generate.max_tokens, "Most tokens to generate")
+      ->type_name("N")
+      ->capture_default_str()
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
+  verb->add_option("--temperature", sampler.temperature, "0 is greedy")
+      ->type_name("T")
+      ->default_str("0")
+      ->check(number_between(0, 100));
+  verb->add_option("--top-k", sampler.top_k, "Choose among the k likeliest tokens; 0: all")
+      ->type_name("K")
+      ->capture_default_str()
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 31));
+  verb->add_option("--top-p", sampler.top_p, "Choose among the likeliest tokens that make up p")
+      ->type_name("P")
+      ->default_str("1")
+      ->check(number_between(1e-9, 1));
+  verb->add_option("--seed", sampler.seed, "Of the random choices; the same seed gives the same text")
+      ->type_name("N")
+      ->capture_default_str();
+  verb->add_flag("--ignore-eos", arguments->generate.ignore_eos, "Go on after an end-of-text token");
+  add_model_arguments(*verb, arguments->model);
+  verb->callback([arguments, &run] { run = [arguments] { return run_generate(*arguments); }; });
+}
+
+}  // namespace anyfp8::cli
