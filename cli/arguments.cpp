@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <sstream>
 
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 #include "anyfp8/base/threads.h"
 
 namespace anyfp8::cli {

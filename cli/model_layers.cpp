@@ -4,7 +4,7 @@
 #include <map>
 #include <set>
 
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 #include "anyfp8/checkpoint/config_json.h"
 
 namespace anyfp8::cli {

@@ -1,7 +1,7 @@
 #include "cli/quantized_config.h"
 
 #include "anyfp8/base/float8.h"
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 
 namespace anyfp8::cli {
 namespace {

@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 
 namespace anyfp8::cli {
 

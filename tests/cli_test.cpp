@@ -13,7 +13,7 @@
 #include <sstream>
 #include <thread>
 
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 #include "anyfp8/checkpoint/checkpoint.h"
 #include "anyfp8/checkpoint/config_json.h"
 #include "anyfp8/checkpoint/writer.h"

@@ -6,7 +6,7 @@
 #include <functional>
 #include <sstream>
 
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 #include "anyfp8/kernels/select.h"
 
 // golden/selection.txt holds what is chosen for every card and CPU that has a name, for a build that has

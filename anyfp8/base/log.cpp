@@ -7,7 +7,7 @@
 #include <string>
 #include <utility>
 
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 
 namespace anyfp8 {
 namespace {

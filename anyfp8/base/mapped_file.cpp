@@ -8,7 +8,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 
 namespace anyfp8 {
 

@@ -5,7 +5,7 @@
 #include <new>
 #include <utility>
 
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 
 namespace anyfp8 {
 namespace {

@@ -8,8 +8,8 @@
 #include <cstdlib>
 #include <string_view>
 
-#include "anyfp8/base/format.h"
 #include "anyfp8/base/log.h"
+#include "anyfp8/base/text.h"
 
 namespace anyfp8 {
 namespace {

@@ -2,12 +2,14 @@
 
 #include <cstdint>
 
+#include "anyfp8/base/export.h"
+
 namespace anyfp8 {
 
 // Threads a parallel region uses: set_num_threads(), else ANYFP8_THREADS, else the CPUs this process may
 // run on. Never more than that many threads exist; OpenMP keeps them between calls.
-int num_threads() noexcept;
-void set_num_threads(int count);  // Error(kInvalidArgument) below 1 or above 1024
+ANYFP8_API int num_threads() noexcept;
+ANYFP8_API void set_num_threads(int count);  // Error(kInvalidArgument) below 1 or above 1024
 
 // Part `part` of `parts` of [0, count), in contiguous ranges of whole multiples of `granule`.
 struct IndexRange {

@@ -22,7 +22,7 @@ class [[nodiscard]] Verdict {
 }  // namespace anyfp8
 
 // In a function that returns a Verdict: ANYFP8_NEED(k % 16 == 0, "k = {} is not a multiple of 16", k);
-// The including .cpp file needs anyfp8/base/format.h.
+// The including .cpp file needs anyfp8/base/text.h.
 #define ANYFP8_NEED(condition, ...)                                           \
   do {                                                                        \
     if (!(condition)) return ::anyfp8::Verdict::no(fmt::format(__VA_ARGS__)); \

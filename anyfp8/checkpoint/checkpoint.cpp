@@ -5,9 +5,9 @@
 #include <system_error>
 #include <utility>
 
-#include "anyfp8/base/format.h"
 #include "anyfp8/base/log.h"
 #include "anyfp8/base/mapped_file.h"
+#include "anyfp8/base/text.h"
 #include "anyfp8/checkpoint/config_json.h"
 #include "anyfp8/checkpoint/json_reader.h"
 #include "anyfp8/checkpoint/near_names.h"

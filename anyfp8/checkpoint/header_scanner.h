@@ -4,7 +4,7 @@
 #include <string>
 #include <string_view>
 
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 
 namespace anyfp8 {
 

@@ -9,7 +9,7 @@
 #include <random>
 
 #include "anyfp8/base/error.h"
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 #include "anyfp8/checkpoint/checkpoint.h"
 #include "anyfp8/checkpoint/json_reader.h"
 #include "anyfp8/checkpoint/safetensors.h"
@@ -220,7 +220,7 @@ TEST(HostileSafetensors, HugeHeadersStayBelow64MegabytesAndTenSeconds) {
   GTEST_SKIP() << "a sanitizer's allocator and speed are not the ones the bound is about";
 #endif
   const std::string full_rank = R"(":{"dtype":"U8","shape":[0,1,1,1,1,1,1,1],"data_offsets":[0,0]})";
-  const auto parse = [](std::string what, bool accepted, const std::string& file) {
+  const auto parse = [](const std::string& what, bool accepted, const std::string& file) {
     expect_bounded(what, accepted, [&] { SafetensorsHeader::parse(bytes_of(file)); });
   };
   const std::string long_name(280, 'n');
@@ -259,7 +259,7 @@ TEST(HostileSafetensors, HugeJsonStaysBelow64Megabytes) {
   };
   size_t members = 0;
   const MemberSink count = [&](std::string_view, std::string_view) { ++members; };
-  const auto index = [&](std::string what, bool accepted, const std::string& text) {
+  const auto index = [&](const std::string& what, bool accepted, const std::string& text) {
     expect_bounded(what, accepted, [&] { read_json(text, 4096, "weight_map", count); });
   };
   const size_t most = 64 * kMegabyte;
@@ -271,7 +271,7 @@ TEST(HostileSafetensors, HugeJsonStaysBelow64Megabytes) {
   index("index_literals", false, repeat(R"({"a":[)", "true,", "1]}", most));
   index("index_nested", false, repeat("", "[", "", most));
   index("index_digits", false, repeat(R"({"a":)", "1", "}", most));
-  const auto config = [&](std::string what, bool accepted, const std::string& text) {
+  const auto config = [&](const std::string& what, bool accepted, const std::string& text) {
     expect_bounded(what, accepted, [&] { read_json(text, 4 * kMegabyte / 16); });
   };
   config("config_objects", false, repeat("[", R"({"":0},)", "0]", 4 * kMegabyte));

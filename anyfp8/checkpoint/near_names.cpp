@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 #include "anyfp8/checkpoint/untrusted_text.h"
 
 namespace anyfp8 {

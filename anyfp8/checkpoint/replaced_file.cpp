@@ -9,7 +9,7 @@
 #include <cstring>
 #include <utility>
 
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 
 namespace anyfp8 {
 namespace {

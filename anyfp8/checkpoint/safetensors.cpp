@@ -4,7 +4,7 @@
 #include <cstring>
 #include <numeric>
 
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 #include "anyfp8/checkpoint/header_scanner.h"
 #include "anyfp8/checkpoint/safetensors_rules.h"
 #include "anyfp8/checkpoint/untrusted_text.h"

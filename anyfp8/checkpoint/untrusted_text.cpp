@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 
 namespace anyfp8 {
 namespace {

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 #include "anyfp8/checkpoint/replaced_file.h"
 #include "anyfp8/checkpoint/safetensors.h"
 #include "anyfp8/checkpoint/safetensors_rules.h"

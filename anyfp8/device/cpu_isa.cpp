@@ -1,6 +1,6 @@
 #include "anyfp8/device/cpu_isa.h"
 
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>

@@ -8,7 +8,7 @@
 #include <fstream>
 #include <span>
 
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 #include "anyfp8/device/cpu_isa.h"
 
 namespace anyfp8 {

@@ -27,7 +27,7 @@ struct CpuIsa {
   bool avx512_bf16 = false;  // vdpbf16ps
   bool amx_bf16 = false;     // tile registers and tdpbf16ps
   bool neon = false;
-  bool neon_bf16 = false;    // bfdot, bfmmla
+  bool neon_bf16 = false;  // bfdot, bfmmla
   bool operator==(const CpuIsa&) const = default;
 };
 
@@ -37,14 +37,14 @@ struct Device {
   DeviceKind kind = DeviceKind::kCpu;
   int index = 0;
   std::string name;
-  CpuIsa isa;                   // CPU
-  int cores = 1;                // CPU: processors this process may run on
-  ComputeCapability cc;         // CUDA, and all below
+  CpuIsa isa;            // CPU
+  int cores = 1;         // CPU: processors this process may run on
+  ComputeCapability cc;  // CUDA, and all below
   int sm_count = 0;
-  size_t smem_per_block = 0;    // bytes a block may opt in to
+  size_t smem_per_block = 0;  // bytes a block may opt in to
   size_t l2_bytes = 0;
-  double mem_gb_per_s = 0;      // 0: not known
-  size_t memory_bytes = 0;      // 0: not known
+  double mem_gb_per_s = 0;  // 0: not known
+  size_t memory_bytes = 0;  // 0: not known
 };
 
 // The CPU of this process. ANYFP8_ISA=scalar|avx2|avx512|avx512_vbmi|avx512_bf16|amx_bf16|neon takes away

@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 #include "anyfp8/kernels/select.h"
 
 namespace anyfp8 {

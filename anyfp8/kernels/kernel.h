@@ -19,7 +19,7 @@ namespace anyfp8 {
 //   kSpeed      activations may be quantised where the checkpoint asks for it
 //   kInvariant  a row of x gives the same bits whatever m it is computed in
 enum class Policy : uint8_t { kAccuracy, kSpeed, kInvariant };
-std::string_view policy_name(Policy policy) noexcept;
+ANYFP8_API std::string_view policy_name(Policy policy) noexcept;
 
 // One linear layer, y[m, n] = x[m, k] · W[n, k]ᵀ + bias[n], as selection sees it.
 struct LinearConfig {
@@ -45,8 +45,8 @@ struct TokenRange {
 struct PlacedWeight {
   LinearConfig config;
   Layout layout = Layout::kRowMajor;
-  const void* data = nullptr;          // [n, k] in `layout`
-  const void* scale = nullptr;         // [grid.rows, grid.cols], scheme.weight.scale_dtype; null without scales
+  const void* data = nullptr;   // [n, k] in `layout`
+  const void* scale = nullptr;  // [grid.rows, grid.cols], scheme.weight.scale_dtype; null without scales
   Grid grid{0, 0};
   const float* bias = nullptr;         // [n], or null
   const float* input_scale = nullptr;  // one static activation scale, or null
@@ -76,8 +76,9 @@ struct Kernel {
   DeviceKind device = DeviceKind::kCpu;
   Layout layout = Layout::kRowMajor;  // of 8-bit weights; wider ones are always row-major
   std::span<const DType> weight_dtypes;
-  std::span<const Group> weight_groups;  // extents may be kAnyExtent; not looked at for 16- and 32-bit weights
-  std::span<const DType> scale_dtypes;   // kF32, kE8M0; likewise
+  std::span<const Group>
+      weight_groups;                    // extents may be kAnyExtent; not looked at for 16- and 32-bit weights
+  std::span<const DType> scale_dtypes;  // kF32, kE8M0; likewise
   std::span<const DType> in_dtypes;
   std::span<const DType> out_dtypes;
   ActivationUse activation = ActivationUse::kAsGiven;

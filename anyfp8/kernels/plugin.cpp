@@ -9,8 +9,8 @@
 #include <mutex>
 #include <vector>
 
-#include "anyfp8/base/format.h"
 #include "anyfp8/base/log.h"
+#include "anyfp8/base/text.h"
 #include "anyfp8/kernels/kernel_list.h"
 #include "anyfp8/kernels/select.h"
 

@@ -4,7 +4,7 @@
 #include <cstdlib>
 #include <optional>
 
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 #include "anyfp8/kernels/kernel_list.h"
 
 namespace anyfp8 {

@@ -23,9 +23,9 @@ ANYFP8_API Verdict supports(const Kernel& kernel, const Device& device);
 ANYFP8_API Verdict can_implement(const Kernel& kernel, const LinearConfig& config, const Device& device);
 
 struct SelectOptions {
-  std::string force;                 // this kernel for every m, or an error; empty: choose
-  std::vector<std::string> disable;  // kernels taken out; an unknown name is an error
-  bool ignore_build = false;         // plan for a build that has every launch
+  std::string force;                            // this kernel for every m, or an error; empty: choose
+  std::vector<std::string> disable;             // kernels taken out; an unknown name is an error
+  bool ignore_build = false;                    // plan for a build that has every launch
   std::span<const Kernel* const> kernels = {};  // instead of all_kernels(), for tests
 
   // force from ANYFP8_KERNEL, disable from ANYFP8_DISABLE (comma separated).
@@ -54,7 +54,8 @@ struct Selection {
 };
 
 // The one place where kernels are chosen: for each m the first kernel of the list that supports the device,
-// can implement the layer, is in this build, and whose token range holds m. Two things bind a layer's kernels:
+// can implement the layer, is in this build, and whose token range holds m. Two things bind a layer's
+// kernels:
 //   - an 8-bit weight lies in one layout, so all of them read that of the first able kernel (or of the next
 //     one, where the kernels of that layout leave a gap);
 //   - with Policy::kInvariant the kernel chosen for m = 1 serves every m, since two kernels may sum in

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 
 namespace anyfp8 {
 namespace {

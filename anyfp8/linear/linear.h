@@ -19,7 +19,7 @@ struct LinearOptions {
   Policy policy = Policy::kAccuracy;
 };
 
-LinearConfig linear_config(const Fp8Weight& weight, const LinearOptions& options);
+ANYFP8_API LinearConfig linear_config(const Fp8Weight& weight, const LinearOptions& options);
 
 // One linear layer, ready to run: its kernels are chosen, its weight lies where they read it.
 // apply() may run from several threads at once, each with its own Workspace; update_weights() may not run

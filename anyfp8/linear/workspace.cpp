@@ -4,7 +4,7 @@
 #include <new>
 #include <utility>
 
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 
 namespace anyfp8 {
 

@@ -4,7 +4,7 @@
 #include <chrono>
 #include <utility>
 
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 #include "anyfp8/model/text_stream.h"
 
 namespace anyfp8 {

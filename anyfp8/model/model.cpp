@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 #include "anyfp8/base/threads.h"
 #include "anyfp8/model/attention.h"
 #include "anyfp8/model/model_weights.h"

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <utility>
 
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 #include "anyfp8/checkpoint/config_json.h"
 
 namespace anyfp8 {

@@ -3,7 +3,7 @@
 #include <string_view>
 #include <utility>
 
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 #include "anyfp8/model/transformer_ops.h"
 
 namespace anyfp8 {

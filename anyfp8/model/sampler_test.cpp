@@ -12,7 +12,7 @@
 namespace anyfp8 {
 namespace {
 
-std::vector<float> logits_of(std::vector<double> probabilities) {
+std::vector<float> logits_of(const std::vector<double>& probabilities) {
   std::vector<float> logits;
   for (const double p : probabilities) logits.push_back(static_cast<float>(std::log(p)));
   return logits;

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 #include "anyfp8/model/text_stream.h"
 #include "anyfp8/model/tokenizer_tables.h"
 

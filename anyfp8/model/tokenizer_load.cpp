@@ -2,7 +2,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 #include "anyfp8/checkpoint/config_json.h"
 #include "anyfp8/checkpoint/untrusted_text.h"
 #include "anyfp8/model/tokenizer_tables.h"

@@ -10,7 +10,7 @@
 #include <random>
 
 #include "anyfp8/base/error.h"
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 #include "anyfp8/model/text_stream.h"
 
 namespace anyfp8 {

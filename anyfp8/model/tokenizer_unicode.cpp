@@ -1,6 +1,6 @@
 #include "anyfp8/model/tokenizer_unicode.h"
 
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 
 #ifdef ANYFP8_HAVE_ICU
 #include <unicode/normalizer2.h>

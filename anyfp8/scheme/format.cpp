@@ -1,6 +1,6 @@
 #include "anyfp8/scheme/format.h"
 
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 #include "anyfp8/scheme/quantization_config.h"
 
 namespace anyfp8 {

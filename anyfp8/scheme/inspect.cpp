@@ -1,5 +1,5 @@
 
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 #include "anyfp8/scheme/format.h"
 #include "anyfp8/scheme/load.h"
 

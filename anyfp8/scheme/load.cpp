@@ -3,8 +3,8 @@
 #include <cmath>
 #include <cstring>
 
-#include "anyfp8/base/format.h"
 #include "anyfp8/base/log.h"
+#include "anyfp8/base/text.h"
 #include "anyfp8/scheme/format.h"
 #include "anyfp8/scheme/load.h"
 

@@ -5,8 +5,8 @@
 #include <cstring>
 #include <numeric>
 
-#include "anyfp8/base/format.h"
 #include "anyfp8/base/log.h"
+#include "anyfp8/base/text.h"
 
 namespace anyfp8 {
 namespace {

@@ -1,6 +1,6 @@
 #include "anyfp8/scheme/quant_scheme.h"
 
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 
 namespace anyfp8 {
 namespace {

@@ -39,8 +39,8 @@ struct QuantScheme {
   bool operator==(const QuantScheme&) const = default;
 };
 
-std::string group_text(Group group);          // "tensor", "row", "128x128", "1x32"
-std::string scheme_text(const QuantScheme&);  // "e4m3 128x128, activations e4m3 1x128 dynamic"
+ANYFP8_API std::string group_text(Group group);          // "tensor", "row", "128x128", "1x32"
+ANYFP8_API std::string scheme_text(const QuantScheme&);  // "e4m3 128x128, activations e4m3 1x128 dynamic"
 
 // Rows and columns of the scale grid of a [rows, cols] matrix; grids round up.
 struct Grid {

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <regex>
 
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 #include "anyfp8/checkpoint/config_json.h"
 
 namespace anyfp8 {

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "anyfp8/base/float8.h"
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 #include "anyfp8/base/threads.h"
 
 namespace anyfp8 {

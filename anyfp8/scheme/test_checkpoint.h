@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "anyfp8/base/float8.h"
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 #include "anyfp8/checkpoint/checkpoint.h"
 #include "anyfp8/checkpoint/writer.h"
 

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 #include "anyfp8/kernels/kernel.h"
 
 // What the admission rules of the CUDA kernels share. Plain C++: built everywhere, so that the choice for

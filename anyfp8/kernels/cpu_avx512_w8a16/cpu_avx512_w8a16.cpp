@@ -1,4 +1,4 @@
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 #include "anyfp8/kernels/common/target_region.h"
 #include "anyfp8/kernels/common/w8a16_dot.h"
 #include "anyfp8/kernels/kernel_list.h"

@@ -3,7 +3,7 @@
 // without one are refused unless the caller vouches for a scale of 1 (LoadOptions::assume_unit_scale).
 #include <algorithm>
 
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 #include "anyfp8/scheme/format.h"
 #include "anyfp8/scheme/quantization_config.h"
 

@@ -1,7 +1,7 @@
 // ComfyUI's scaled files: one .safetensors without a config. Older ones carry a tensor `scaled_fp8` and per
 // layer scale_weight, scale_input; newer ones a metadata entry _quantization_metadata or per layer
 // comfy_quant, with weight_scale, input_scale. All per tensor. An input scale of 1 means "not calibrated".
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 #include "anyfp8/scheme/format.h"
 #include "anyfp8/scheme/quantization_config.h"
 

@@ -7,7 +7,7 @@
 // under the format names naive-quantized and float-quantized alike.
 #include <algorithm>
 
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 #include "anyfp8/scheme/format.h"
 #include "anyfp8/scheme/quantization_config.h"
 
@@ -49,7 +49,7 @@ int target_rank(const std::string& target, std::string_view module) {
 
 // The preset names that may stand in place of a group's object.
 json preset(const std::string& name) {
-  const auto args = [](const char* strategy, json more) {
+  const auto args = [](const char* strategy, const json& more) {
     json object = {{"num_bits", 8}, {"type", "float"}, {"strategy", strategy}, {"symmetric", true}};
     object.update(more);
     return object;

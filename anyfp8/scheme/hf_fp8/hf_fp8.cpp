@@ -3,7 +3,7 @@
 //   per tensor, transformers 5     weight_scale_inv (a scalar), activation_scale
 //   blocks, DeepSeek and Qwen      weight_scale_inv [ceil(n/128), ceil(k/128)] in F32, BF16, F16 or F8_E8M0
 // "inv" or not, the scale multiplies. Newer DeepSeek files call it `scale`, Mistral's own `qscale_weight`.
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 #include "anyfp8/scheme/format.h"
 #include "anyfp8/scheme/quantization_config.h"
 

@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <cctype>
 
-#include "anyfp8/base/format.h"
+#include "anyfp8/base/text.h"
 #include "anyfp8/checkpoint/config_json.h"
 #include "anyfp8/scheme/format.h"
 #include "anyfp8/scheme/quantization_config.h"

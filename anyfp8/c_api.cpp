@@ -1,0 +1,593 @@
+#include "anyfp8/c_api.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <limits>
+#include <new>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "anyfp8/anyfp8.h"
+#include "anyfp8/base/text.h"
+
+struct anyfp8_device {
+  anyfp8::Device value;
+};
+struct anyfp8_checkpoint {
+  anyfp8::Checkpoint value;
+};
+struct anyfp8_weight {
+  anyfp8::Fp8Weight value;
+};
+struct anyfp8_linear {
+  anyfp8::Linear value;
+};
+struct anyfp8_workspace {
+  anyfp8::Workspace value;
+};
+
+namespace anyfp8 {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// The numbers of c_api.h are fixed for ever; these tie them to the C++ enumerators, which may move.
+static_assert(ANYFP8_INVALID_ARGUMENT == 1 + static_cast<int>(ErrorCode::kInvalidArgument));
+static_assert(ANYFP8_NOT_FOUND == 1 + static_cast<int>(ErrorCode::kNotFound));
+static_assert(ANYFP8_INVALID_FILE == 1 + static_cast<int>(ErrorCode::kInvalidFile));
+static_assert(ANYFP8_UNSUPPORTED == 1 + static_cast<int>(ErrorCode::kUnsupported));
+static_assert(ANYFP8_IO == 1 + static_cast<int>(ErrorCode::kIo));
+static_assert(ANYFP8_CUDA_ERROR == 1 + static_cast<int>(ErrorCode::kCuda));
+static_assert(ANYFP8_INTERNAL == 1 + static_cast<int>(ErrorCode::kInternal));
+static_assert(ANYFP8_F64 == 1 + static_cast<int>(DType::kF64));
+static_assert(ANYFP8_F32 == 1 + static_cast<int>(DType::kF32));
+static_assert(ANYFP8_F16 == 1 + static_cast<int>(DType::kF16));
+static_assert(ANYFP8_BF16 == 1 + static_cast<int>(DType::kBF16));
+static_assert(ANYFP8_E4M3 == 1 + static_cast<int>(DType::kE4M3));
+static_assert(ANYFP8_E5M2 == 1 + static_cast<int>(DType::kE5M2));
+static_assert(ANYFP8_E8M0 == 1 + static_cast<int>(DType::kE8M0));
+static_assert(ANYFP8_POLICY_ACCURACY == static_cast<int>(Policy::kAccuracy));
+static_assert(ANYFP8_POLICY_SPEED == static_cast<int>(Policy::kSpeed));
+static_assert(ANYFP8_POLICY_INVARIANT == static_cast<int>(Policy::kInvariant));
+
+std::string& last_error() {
+  static thread_local std::string message;
+  return message;
+}
+
+int failed(int code, const char* message) noexcept {
+  try {
+    last_error() = message;
+  } catch (...) {  // no memory for the text: an empty one, the code still says what happened
+    last_error().clear();
+  }
+  return code;
+}
+
+// Runs the body of one function of the C ABI; what it throws becomes the code and the message.
+template <typename Body>
+int guarded(Body&& body) noexcept {
+  try {
+    body();
+    return ANYFP8_OK;
+  } catch (const Error& e) {
+    return failed(1 + static_cast<int>(e.code()), e.what());
+  } catch (const std::bad_alloc&) {
+    return failed(ANYFP8_OUT_OF_MEMORY, "there is not enough memory for this call");
+  } catch (const std::exception& e) {
+    return failed(ANYFP8_INTERNAL, e.what());
+  } catch (...) {
+    return failed(ANYFP8_INTERNAL, "an exception of an unknown type was thrown inside anyfp8");
+  }
+}
+
+template <typename T>
+T& need(T* argument, std::string_view name) {
+  if (argument == nullptr) throw fail(ErrorCode::kInvalidArgument, "the argument `{}` is NULL", name);
+  return *argument;
+}
+
+// A function whose result is *result = make(), or NULL when that throws.
+template <typename T, typename Make>
+int give(T** result, std::string_view name, Make&& make) noexcept {
+  return guarded([&] {
+    need(result, name) = nullptr;
+    *result = make();
+  });
+}
+
+// Text that anyfp8_string_free() frees.
+char* new_text(std::string_view text) {
+  char* copy = static_cast<char*>(std::malloc(text.size() + 1));
+  if (copy == nullptr) throw std::bad_alloc();
+  std::memcpy(copy, text.data(), text.size());
+  copy[text.size()] = '\0';
+  return copy;
+}
+
+// A path or name that is not UTF-8 must not make a description fail.
+char* new_json(const Json& json) {
+  return new_text(json.dump(-1, ' ', false, Json::error_handler_t::replace));
+}
+
+// Sizes of the structs as they were first published. The smallest that a caller can have.
+constexpr size_t kFirstLayerBytes = 64;
+constexpr size_t kFirstOptionsBytes = 48;
+
+// A struct of the caller in the form of this library: a shorter one, of an older header, is filled up with
+// zeros; a longer one is taken as long as it asks for nothing this library does not know.
+template <typename Struct>
+Struct read_struct(const Struct* given, size_t first_bytes, std::string_view name) {
+  const size_t bytes = need(given, name).struct_size;
+  if (bytes < first_bytes || bytes > 4096) {
+    throw fail(ErrorCode::kInvalidArgument,
+               "{}.struct_size is {}; set it to the sizeof of its type, {} bytes", name, bytes,
+               sizeof(Struct));
+  }
+  const auto* raw = reinterpret_cast<const unsigned char*>(given);
+  for (size_t i = sizeof(Struct); i < bytes; ++i) {
+    if (raw[i] != 0) {
+      throw fail(ErrorCode::kUnsupported, "byte {} of `{}` is set, a member that anyfp8 {} does not have yet",
+                 i, name, ANYFP8_VERSION);
+    }
+  }
+  Struct result{};
+  std::memcpy(&result, given, std::min(bytes, sizeof(Struct)));
+  return result;
+}
+
+DType dtype_from_c(int32_t code, std::string_view name) {
+  if (code < ANYFP8_F64 || code > ANYFP8_E8M0) {
+    throw fail(ErrorCode::kInvalidArgument,
+               "{} = {} is no element type; see ANYFP8_F32 and the others in c_api.h", name, code);
+  }
+  return static_cast<DType>(code - 1);
+}
+
+DType dtype_or(int32_t code, DType preset, std::string_view name) {
+  return code == 0 ? preset : dtype_from_c(code, name);
+}
+
+void check_extents(int64_t n, int64_t k) {
+  constexpr int64_t kMax = std::numeric_limits<int32_t>::max();  // n * k of 4 bytes each fits a size_t
+  if (n < 1 || k < 1 || n > kMax || k > kMax) {
+    throw fail(ErrorCode::kInvalidArgument, "n = {} and k = {}: both must be from 1 to {}", n, k, kMax);
+  }
+}
+
+QuantScheme scheme_from_c(const anyfp8_layer& layer) {
+  check_extents(layer.n, layer.k);
+  if (layer.group_rows < 0 || layer.group_cols < 0 || layer.activation_rows < 0 ||
+      layer.activation_cols < 0) {
+    throw fail(ErrorCode::kInvalidArgument, "groups must not be negative: weight {} x {}, activation {} x {}",
+               layer.group_rows, layer.group_cols, layer.activation_rows, layer.activation_cols);
+  }
+  QuantScheme scheme;
+  scheme.weight.dtype = dtype_from_c(layer.weight_dtype, "weight_dtype");
+  if (!is_float8(scheme.weight.dtype) && !is_float16_or_32(scheme.weight.dtype)) {
+    throw fail(ErrorCode::kInvalidArgument, "weight_dtype is {}; weights are e4m3, e5m2, bf16, f16 or f32",
+               dtype_name(scheme.weight.dtype));
+  }
+  scheme.weight.group = {layer.group_rows, layer.group_cols};
+  scheme.weight.scale_dtype = dtype_or(layer.scale_dtype, DType::kF32, "scale_dtype");
+  if (scheme.weight.scale_dtype != DType::kF32 && scheme.weight.scale_dtype != DType::kE8M0) {
+    throw fail(ErrorCode::kInvalidArgument, "scale_dtype is {}; scales are f32 or e8m0",
+               dtype_name(scheme.weight.scale_dtype));
+  }
+  if (layer.activation < 0 || layer.activation > 2) {
+    throw fail(ErrorCode::kInvalidArgument,
+               "activation = {}; 0 is none, 1 a stored scale, 2 scales at run time", layer.activation);
+  }
+  if (layer.activation != 0) {
+    scheme.activation =
+        QuantKey{.dtype = DType::kE4M3,
+                 .group = {layer.activation_rows, layer.activation_cols},
+                 .source = layer.activation == 1 ? ScaleSource::kStored : ScaleSource::kDynamic};
+  }
+  return scheme;
+}
+
+struct CreateOptions {
+  LinearOptions linear;
+  SelectOptions select;
+};
+
+CreateOptions options_from_c(const anyfp8_linear_options* given) {
+  CreateOptions result{{}, SelectOptions::from_environment()};
+  if (given == nullptr) return result;
+  const anyfp8_linear_options options = read_struct(given, kFirstOptionsBytes, "options");
+  result.linear.in = dtype_or(options.in_dtype, DType::kBF16, "in_dtype");
+  result.linear.out = dtype_or(options.out_dtype, DType::kBF16, "out_dtype");
+  if (options.policy < ANYFP8_POLICY_ACCURACY || options.policy > ANYFP8_POLICY_INVARIANT) {
+    throw fail(ErrorCode::kInvalidArgument, "policy = {}; 0 is accuracy, 1 speed, 2 invariant",
+               options.policy);
+  }
+  result.linear.policy = static_cast<Policy>(options.policy);
+  if (options.force != nullptr) result.select.force = options.force;
+  if (options.disable != nullptr) {
+    result.select.disable.clear();
+    for (size_t i = 0; i < options.disable_count; ++i) {
+      result.select.disable.emplace_back(&need(options.disable[i], "options.disable[i]"));
+    }
+  }
+  return result;
+}
+
+Selection select_from_c(const anyfp8_device* device, const anyfp8_layer* given,
+                        const anyfp8_linear_options* options) {
+  const anyfp8_layer layer = read_struct(given, kFirstLayerBytes, "layer");
+  const CreateOptions create = options_from_c(options);
+  const LinearConfig config{.n = layer.n,
+                            .k = layer.k,
+                            .scheme = scheme_from_c(layer),
+                            .in = create.linear.in,
+                            .out = create.linear.out,
+                            .bias = layer.bias_dtype != 0,
+                            .policy = create.linear.policy};
+  return select_kernel(need(device, "device").value, config, create.select);
+}
+
+Json plan_json(const Selection& selection) {
+  Json plan{{"ranges", Json::array()}, {"rejected", Json::array()}};
+  for (const RangeChoice& range : selection.ranges) {
+    const bool open = range.tokens.end == std::numeric_limits<int64_t>::max();
+    plan["ranges"].push_back({{"begin", range.tokens.begin},
+                              {"end", open ? Json(nullptr) : Json(range.tokens.end)},
+                              {"kernel", range.kernel->name}});
+  }
+  for (const Rejection& r : selection.rejected) {
+    plan["rejected"].push_back({{"kernel", r.kernel}, {"reason", r.reason}, {"able", r.able}});
+  }
+  return plan;
+}
+
+Json device_json(const Device& d) {
+  const bool cpu = d.kind == DeviceKind::kCpu;
+  Json json{{"kind", cpu ? "cpu" : "cuda"}, {"index", d.index}, {"name", d.name}};
+  if (cpu) {
+    json["isa"] = isa_text(d.isa);
+    json["cores"] = d.cores;
+  } else {
+    json["compute_capability"] = fmt::format("{}.{}", d.cc.major, d.cc.minor);
+    json["sm_count"] = d.sm_count;
+    json["smem_per_block"] = d.smem_per_block;
+    json["l2_bytes"] = d.l2_bytes;
+  }
+  json["memory_bytes"] = d.memory_bytes;
+  json["mem_gb_per_s"] = d.mem_gb_per_s;
+  return json;
+}
+
+Json weight_json(const Fp8Weight& w) {
+  Json json{{"n", w.n()}, {"k", w.k()}, {"scheme", scheme_text(w.scheme)}};
+  json["weight"] = {{"dtype", dtype_name(w.data.dtype())},
+                    {"group", {w.scheme.weight.group.rows, w.scheme.weight.group.cols}},
+                    {"scale_dtype", w.scale.defined() ? Json(dtype_name(w.scale.dtype())) : Json(nullptr)}};
+  json["activation"] = nullptr;
+  if (const auto& activation = w.scheme.activation) {
+    json["activation"] = {{"dtype", dtype_name(activation->dtype)},
+                          {"group", {activation->group.rows, activation->group.cols}},
+                          {"source", activation->source == ScaleSource::kStored ? "stored" : "dynamic"}};
+  }
+  json["bias"] = w.bias.defined() ? Json(dtype_name(w.bias.dtype())) : Json(nullptr);
+  json["input_scale"] = w.input_scale ? Json(*w.input_scale) : Json(nullptr);
+  json["resident_bytes"] = w.resident_bytes();
+  return json;
+}
+
+// A tensor over the caller's memory, which the caller keeps.
+HostTensor borrow(DType dtype, Shape shape, const void* data, std::string_view name) {
+  if (reinterpret_cast<uintptr_t>(data) % dtype_bytes(dtype) != 0) {
+    throw fail(ErrorCode::kInvalidArgument,
+               "`{}` begins at an address that is not a multiple of {} bytes, as {} needs", name,
+               dtype_bytes(dtype), dtype_name(dtype));
+  }
+  return HostTensor::borrow(dtype, std::move(shape), &need(static_cast<const char*>(data), name), nullptr);
+}
+
+void need_null_unless(bool wanted, const void* argument, std::string_view name, std::string_view when) {
+  if (wanted == (argument != nullptr)) return;
+  throw fail(ErrorCode::kInvalidArgument, "the argument `{}` is {}NULL, but the layer {}", name,
+             wanted ? "" : "not ", when);
+}
+
+Fp8Weight borrow_weight(const anyfp8_layer& layer, const void* data, const void* scale, const void* bias,
+                        const float* input_scale) {
+  Fp8Weight weight;
+  weight.scheme = scheme_from_c(layer);
+  const QuantKey& key = weight.scheme.weight;
+  weight.data = borrow(key.dtype, {layer.n, layer.k}, data, "data");
+  need_null_unless(weight.quantized(), scale, "scale",
+                   weight.quantized() ? "is quantised" : "is not quantised");
+  if (scale != nullptr) {
+    const Grid grid = scale_grid(key.group, layer.n, layer.k);
+    weight.scale = borrow(key.scale_dtype, {grid.rows, grid.cols}, scale, "scale");
+  }
+  const bool has_bias = layer.bias_dtype != 0;
+  need_null_unless(has_bias, bias, "bias", has_bias ? "has a bias_dtype" : "has no bias_dtype");
+  if (has_bias) weight.bias = borrow(dtype_from_c(layer.bias_dtype, "bias_dtype"), {layer.n}, bias, "bias");
+  if (input_scale != nullptr) weight.input_scale = *input_scale;
+  check_weight(weight);
+  return weight;
+}
+
+// Source is Fp8Weight or Linear: dequantize(begin, end) of it into the caller's floats.
+template <typename Dequantize>
+void dequantize_into(int64_t k, int64_t row_begin, int64_t row_end, float* rows, size_t row_count,
+                     const Dequantize& dequantize) {
+  const HostTensor result = dequantize(row_begin, row_end);
+  if (row_count < static_cast<size_t>(result.size())) {
+    throw fail(ErrorCode::kInvalidArgument,
+               "`rows` has room for {} floats; rows [{}, {}) of {} columns need {}", row_count, row_begin,
+               row_end, k, result.size());
+  }
+  if (result.size() > 0) std::memcpy(&need(rows, "rows"), result.data(), result.size_bytes());
+}
+
+// The result pair of a function that shows a tensor's bytes.
+template <typename Find>
+void give_bytes(const void** data, size_t* bytes, const Find& find) {
+  need(data, "data") = nullptr;
+  need(bytes, "bytes") = 0;
+  const HostTensor tensor = find();
+  if (!tensor.defined()) return;
+  *data = tensor.data();
+  *bytes = tensor.size_bytes();
+}
+
+}  // namespace
+}  // namespace anyfp8
+
+using namespace anyfp8;
+
+int anyfp8_abi_version(void) { return ANYFP8_ABI_VERSION; }
+const char* anyfp8_version(void) { return ANYFP8_VERSION; }
+const char* anyfp8_last_error(void) { return last_error().c_str(); }
+void anyfp8_string_free(char* text) { std::free(text); }
+
+int anyfp8_set_num_threads(int count) {
+  return guarded([&] { set_num_threads(count); });
+}
+
+int anyfp8_set_log_callback(anyfp8_log_callback callback, void* user) {
+  return guarded([&] {
+    if (callback == nullptr) return set_log_sink({});
+    set_log_sink([callback, user](LogLevel level, std::string_view text) {
+      callback(static_cast<int>(level), std::string(text).c_str(), user);
+    });
+  });
+}
+
+int anyfp8_load_plugin(const char* path) {
+  return guarded([&] { load_plugin(&need(path, "path")); });
+}
+
+int anyfp8_kernels_json(char** json) {
+  return give(json, "json", [&] {
+    Json list = Json::array();
+    for (const Kernel* kernel : all_kernels()) {
+      list.push_back({{"name", kernel->name},
+                      {"summary", kernel->summary},
+                      {"device", kernel->device == DeviceKind::kCpu ? "cpu" : "cuda"},
+                      {"built", kernel->apply != nullptr}});
+    }
+    return new_json(list);
+  });
+}
+
+int anyfp8_device_count(int* count) {
+  return guarded([&] { need(count, "count") = static_cast<int>(all_devices().size()); });
+}
+
+int anyfp8_device_open(const char* name, anyfp8_device** device) {
+  return give(device, "device", [&] { return new anyfp8_device{device_from_name(&need(name, "name"))}; });
+}
+
+int anyfp8_device_at(int index, anyfp8_device** device) {
+  return give(device, "device", [&] {
+    std::vector<Device> devices = all_devices();
+    if (index < 0 || index >= static_cast<int>(devices.size())) {
+      throw fail(ErrorCode::kNotFound, "device {} does not exist; this process has {}, counted from 0", index,
+                 devices.size());
+    }
+    return new anyfp8_device{std::move(devices[static_cast<size_t>(index)])};
+  });
+}
+
+int anyfp8_device_json(const anyfp8_device* device, char** json) {
+  return give(json, "json", [&] { return new_json(device_json(need(device, "device").value)); });
+}
+
+void anyfp8_device_free(anyfp8_device* device) { delete device; }
+
+int anyfp8_checkpoint_open(const char* path, anyfp8_checkpoint** checkpoint) {
+  return give(checkpoint, "checkpoint",
+              [&] { return new anyfp8_checkpoint{Checkpoint::open(&need(path, "path"))}; });
+}
+
+void anyfp8_checkpoint_free(anyfp8_checkpoint* checkpoint) { delete checkpoint; }
+
+int anyfp8_checkpoint_tensors_json(const anyfp8_checkpoint* checkpoint, char** json) {
+  return give(json, "json", [&] {
+    Json list = Json::array();
+    for (const TensorInfo& t : need(checkpoint, "checkpoint").value.tensors()) {
+      list.push_back({{"name", t.name},
+                      {"dtype", t.dtype_name},
+                      {"shape", t.shape},
+                      {"bytes", t.bytes},
+                      {"shard", t.shard}});
+    }
+    return new_json(list);
+  });
+}
+
+int anyfp8_checkpoint_tensor(const anyfp8_checkpoint* checkpoint, const char* name, const void** data,
+                             size_t* bytes) {
+  return guarded([&] {
+    give_bytes(data, bytes, [&] { return need(checkpoint, "checkpoint").value.tensor(&need(name, "name")); });
+  });
+}
+
+int anyfp8_checkpoint_format(const anyfp8_checkpoint* checkpoint, char** name) {
+  return give(name, "name", [&] {
+    const Format* format = find_format(need(checkpoint, "checkpoint").value);
+    return new_text(format == nullptr ? std::string_view() : format->name);
+  });
+}
+
+int anyfp8_weight_load(const anyfp8_checkpoint* checkpoint, const char* module, anyfp8_weight** weight) {
+  return give(weight, "weight", [&] {
+    const Checkpoint& source = need(checkpoint, "checkpoint").value;
+    return new anyfp8_weight{load_weight(source, find_format(source), &need(module, "module"))};
+  });
+}
+
+int anyfp8_weight_borrow(const anyfp8_layer* layer, const void* data, const void* scale, const void* bias,
+                         const float* input_scale, anyfp8_weight** weight) {
+  return give(weight, "weight", [&] {
+    return new anyfp8_weight{
+        borrow_weight(read_struct(layer, kFirstLayerBytes, "layer"), data, scale, bias, input_scale)};
+  });
+}
+
+int anyfp8_weight_quantize(const void* data, int32_t dtype, int64_t n, int64_t k, const char* scheme,
+                           anyfp8_weight** weight) {
+  return give(weight, "weight", [&] {
+    check_extents(n, k);
+    const DType from = dtype_from_c(dtype, "dtype");
+    if (!is_float16_or_32(from)) {
+      throw fail(ErrorCode::kInvalidArgument, "dtype is {}; weights are quantised from bf16, f16 or f32",
+                 dtype_name(from));
+    }
+    const QuantizeScheme to = quantize_scheme_from_name(&need(scheme, "scheme"));
+    return new anyfp8_weight{quantize(borrow(from, {n, k}, data, "data"), to)};
+  });
+}
+
+int anyfp8_weight_merge(const anyfp8_weight* const* parts, size_t count, anyfp8_weight** weight) {
+  return give(weight, "weight", [&] {
+    need(parts, "parts");
+    std::vector<Fp8Weight> weights;
+    for (size_t i = 0; i < count; ++i) weights.push_back(need(parts[i], fmt::format("parts[{}]", i)).value);
+    return new anyfp8_weight{merge(weights)};
+  });
+}
+
+int anyfp8_weight_shape(const anyfp8_weight* weight, int64_t* n, int64_t* k) {
+  return guarded([&] {
+    const Fp8Weight& source = need(weight, "weight").value;
+    need(n, "n") = source.n();
+    need(k, "k") = source.k();
+  });
+}
+
+int anyfp8_weight_json(const anyfp8_weight* weight, char** json) {
+  return give(json, "json", [&] { return new_json(weight_json(need(weight, "weight").value)); });
+}
+
+int anyfp8_weight_data(const anyfp8_weight* weight, const void** data, size_t* bytes) {
+  return guarded([&] { give_bytes(data, bytes, [&] { return need(weight, "weight").value.data; }); });
+}
+
+int anyfp8_weight_scale(const anyfp8_weight* weight, const void** scale, size_t* bytes) {
+  return guarded([&] { give_bytes(scale, bytes, [&] { return need(weight, "weight").value.scale; }); });
+}
+
+int anyfp8_weight_dequantize(const anyfp8_weight* weight, int64_t row_begin, int64_t row_end, float* rows,
+                             size_t row_count) {
+  return guarded([&] {
+    const Fp8Weight& source = need(weight, "weight").value;
+    dequantize_into(source.k(), row_begin, row_end, rows, row_count,
+                    [&](int64_t begin, int64_t end) { return dequantize(source, begin, end); });
+  });
+}
+
+void anyfp8_weight_free(anyfp8_weight* weight) { delete weight; }
+
+int anyfp8_select_text(const anyfp8_device* device, const anyfp8_layer* layer,
+                       const anyfp8_linear_options* options, char** text) {
+  return give(text, "text", [&] { return new_text(select_from_c(device, layer, options).explain()); });
+}
+
+int anyfp8_select_json(const anyfp8_device* device, const anyfp8_layer* layer,
+                       const anyfp8_linear_options* options, char** json) {
+  return give(json, "json", [&] { return new_json(plan_json(select_from_c(device, layer, options))); });
+}
+
+int anyfp8_linear_create(const anyfp8_device* device, const anyfp8_weight* weight,
+                         const anyfp8_linear_options* options, void* stream, anyfp8_linear** linear) {
+  return give(linear, "linear", [&] {
+    const CreateOptions create = options_from_c(options);
+    return new anyfp8_linear{Linear::create(need(device, "device").value, need(weight, "weight").value,
+                                            create.linear, create.select, Stream{stream})};
+  });
+}
+
+void anyfp8_linear_free(anyfp8_linear* linear) { delete linear; }
+
+int anyfp8_linear_apply(const anyfp8_linear* linear, const void* x, int64_t x_row_stride, void* y,
+                        int64_t y_row_stride, int64_t m, anyfp8_workspace* workspace, void* stream) {
+  return guarded([&] {
+    const Linear& layer = need(linear, "linear").value;
+    const LinearConfig& config = layer.config();
+    if (m != 0) {
+      need(static_cast<const char*>(x), "x");
+      need(static_cast<char*>(y), "y");
+    }
+    // The view is of memory that apply() only reads.
+    const TensorView in{const_cast<void*>(x), config.in, m, config.k, x_row_stride};
+    const TensorView out{y, config.out, m, config.n, y_row_stride};
+    layer.apply(in, out, need(workspace, "workspace").value, Stream{stream});
+  });
+}
+
+int anyfp8_linear_workspace_bytes(const anyfp8_linear* linear, int64_t max_m, size_t* bytes) {
+  return guarded([&] { need(bytes, "bytes") = need(linear, "linear").value.workspace_bytes(max_m); });
+}
+
+int anyfp8_linear_update_weights(anyfp8_linear* linear, const anyfp8_weight* weight, void* stream) {
+  return guarded(
+      [&] { need(linear, "linear").value.update_weights(need(weight, "weight").value, Stream{stream}); });
+}
+
+int anyfp8_linear_dequantize(const anyfp8_linear* linear, int64_t row_begin, int64_t row_end, float* rows,
+                             size_t row_count) {
+  return guarded([&] {
+    const Linear& layer = need(linear, "linear").value;
+    dequantize_into(layer.config().k, row_begin, row_end, rows, row_count,
+                    [&](int64_t begin, int64_t end) { return layer.dequantize(begin, end); });
+  });
+}
+
+int anyfp8_linear_explain(const anyfp8_linear* linear, char** text) {
+  return give(text, "text", [&] { return new_text(need(linear, "linear").value.selection().explain()); });
+}
+
+int anyfp8_linear_plan_json(const anyfp8_linear* linear, char** json) {
+  return give(json, "json", [&] { return new_json(plan_json(need(linear, "linear").value.selection())); });
+}
+
+int anyfp8_linear_resident_bytes(const anyfp8_linear* linear, size_t* bytes) {
+  return guarded([&] { need(bytes, "bytes") = need(linear, "linear").value.resident_bytes(); });
+}
+
+int anyfp8_workspace_create(const anyfp8_device* device, anyfp8_workspace** workspace) {
+  return give(workspace, "workspace",
+              [&] { return new anyfp8_workspace{Workspace(need(device, "device").value)}; });
+}
+
+int anyfp8_workspace_reserve(anyfp8_workspace* workspace, size_t bytes) {
+  return guarded([&] { need(workspace, "workspace").value.reserve(bytes); });
+}
+
+int anyfp8_workspace_bytes(const anyfp8_workspace* workspace, size_t* bytes) {
+  return guarded([&] { need(bytes, "bytes") = need(workspace, "workspace").value.bytes(); });
+}
+
+void anyfp8_workspace_free(anyfp8_workspace* workspace) { delete workspace; }

@@ -1,0 +1,269 @@
+#ifndef ANYFP8_C_API_H_
+#define ANYFP8_C_API_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "anyfp8/base/export.h"
+
+// The C ABI of anyfp8: the stable boundary, for C and for every language that can call it.
+//
+//   open a checkpoint ─ load a weight ─ [merge] ─ create a linear layer ─ apply it
+//
+// Rules that hold for every function:
+// - Functions that can fail return ANYFP8_OK (0) or an error code, and then anyfp8_last_error() is a sentence
+//   that says what was found, what was needed and what to do. No C++ exception comes through.
+// - Results are the last arguments. When a call fails, a handle or text result is set to NULL.
+// - Handles are opaque. Each has a _free function, which takes NULL and does nothing then. A handle made from
+//   another one keeps what it needs alive: a checkpoint may be freed before the weights loaded from it.
+// - Text results (UTF-8, JSON where the name says so) belong to the caller: anyfp8_string_free(). A later
+//   version may add members to a JSON object; it never renames or removes one.
+// - Strings passed in are UTF-8, end in NUL, and are copied. Null pointers are refused in words, except where
+//   the text says "or NULL".
+// - A handle may be used from several threads at once as long as all of them call functions that take it as
+//   const. _free, and functions that take it without const, need it alone.
+// - Letters: y[m, n] = x[m, k] · W[n, k]ᵀ + bias[n]; m tokens, n outputs, k inputs. Matrices are row-major.
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define ANYFP8_ABI_VERSION 1
+
+// The ABI version of the loaded library. A program built with another ANYFP8_ABI_VERSION must not go on:
+// the number changes only when a function or struct below changes its meaning.
+ANYFP8_API int anyfp8_abi_version(void);
+
+// "0.1.0"; lives for the whole process.
+ANYFP8_API const char* anyfp8_version(void);
+
+enum {
+  ANYFP8_OK = 0,
+  ANYFP8_INVALID_ARGUMENT = 1,  // the caller's values do not fit together
+  ANYFP8_NOT_FOUND = 2,         // a file, tensor or kernel of that name does not exist
+  ANYFP8_INVALID_FILE = 3,      // a file breaks the rules of its format
+  ANYFP8_UNSUPPORTED = 4,       // understood, and not something this library or build can do
+  ANYFP8_IO = 5,                // the operating system refused
+  ANYFP8_CUDA_ERROR = 6,
+  ANYFP8_INTERNAL = 7,  // a bug in anyfp8
+  ANYFP8_OUT_OF_MEMORY = 8,
+};
+
+// The message of this thread's last failed call; "" when none failed. A successful call leaves it as it is.
+// Valid until this thread's next failing call.
+ANYFP8_API const char* anyfp8_last_error(void);
+
+// Frees a text result; NULL is fine.
+ANYFP8_API void anyfp8_string_free(char* text);
+
+// Element types. 0 is never one: in an options struct it means the default, for a bias "none".
+// E4M3 is the OCP "fn" form (largest value 448); E8M0 is a power of two, 2^(code - 127).
+enum {
+  ANYFP8_F64 = 1,
+  ANYFP8_F32 = 2,
+  ANYFP8_F16 = 3,
+  ANYFP8_BF16 = 4,
+  ANYFP8_E4M3 = 5,
+  ANYFP8_E5M2 = 6,
+  ANYFP8_E8M0 = 7,
+};
+
+typedef struct anyfp8_device anyfp8_device;
+typedef struct anyfp8_checkpoint anyfp8_checkpoint;
+typedef struct anyfp8_weight anyfp8_weight;
+typedef struct anyfp8_linear anyfp8_linear;
+typedef struct anyfp8_workspace anyfp8_workspace;
+
+// ---- The process
+
+// Threads that CPU kernels use, 1 to 1024. Default: ANYFP8_THREADS, else the CPUs of this process.
+ANYFP8_API int anyfp8_set_num_threads(int count);
+
+// Where the library's messages go (level 0 debug, 1 info, 2 warning): called from any thread, one call at a
+// time; it must not call back into anyfp8. NULL restores the default, warnings on stderr. `user` is handed
+// through.
+typedef void (*anyfp8_log_callback)(int level, const char* message, void* user);
+ANYFP8_API int anyfp8_set_log_callback(anyfp8_log_callback callback, void* user);
+
+// Loads a kernel plugin (a shared object, see anyfp8/kernels/plugin.h); it stays for the life of the process.
+ANYFP8_API int anyfp8_load_plugin(const char* path);
+
+// The list of kernels, most preferred first: [{"name", "summary", "device", "built"}].
+ANYFP8_API int anyfp8_kernels_json(char** json);
+
+// ---- Devices
+
+// Devices this process can run a kernel on: the CPU, then CUDA devices in a CUDA build.
+ANYFP8_API int anyfp8_device_count(int* count);
+
+// "cpu" (this one), "cuda:0" (present), or hardware to plan for that need not be there: "cpu:avx2", "sm_86".
+ANYFP8_API int anyfp8_device_open(const char* name, anyfp8_device** device);
+
+// Device `index` of anyfp8_device_count().
+ANYFP8_API int anyfp8_device_at(int index, anyfp8_device** device);
+
+// {"kind": "cpu", "index", "name", "isa", "cores", "memory_bytes", "mem_gb_per_s"}, or {"kind": "cuda",
+// "index", "name", "compute_capability": "8.6", "sm_count", "smem_per_block", "l2_bytes", ...}; 0 stands for
+// not known.
+ANYFP8_API int anyfp8_device_json(const anyfp8_device* device, char** json);
+ANYFP8_API void anyfp8_device_free(anyfp8_device* device);
+
+// ---- Checkpoints
+
+// Opens and checks a Hugging Face model directory or one .safetensors file. Reads headers, no tensor.
+ANYFP8_API int anyfp8_checkpoint_open(const char* path, anyfp8_checkpoint** checkpoint);
+ANYFP8_API void anyfp8_checkpoint_free(anyfp8_checkpoint* checkpoint);
+
+// Every tensor, by name: [{"name", "dtype": "F8_E4M3", "shape": [n, k], "bytes", "shard"}].
+ANYFP8_API int anyfp8_checkpoint_tensors_json(const anyfp8_checkpoint* checkpoint, char** json);
+
+// The bytes of one tensor where they are mapped, not copied: read-only, valid until the checkpoint and every
+// weight loaded from it are freed. Its dtype and shape are in anyfp8_checkpoint_tensors_json().
+ANYFP8_API int anyfp8_checkpoint_tensor(const anyfp8_checkpoint* checkpoint, const char* name,
+                                        const void** data, size_t* bytes);
+
+// The name of the FP8 dialect ("hf_fp8", "compressed_tensors", ...); "" for a checkpoint without
+// quantisation.
+ANYFP8_API int anyfp8_checkpoint_format(const anyfp8_checkpoint* checkpoint, char** name);
+
+// ---- Weights
+
+// Shape and scheme of one layer. Set struct_size to sizeof(anyfp8_layer) and everything else to zero first; a
+// later version may add members at the end, for which zero keeps its meaning.
+typedef struct anyfp8_layer {
+  size_t struct_size;
+  int64_t n, k;
+  int32_t weight_dtype;  // ANYFP8_E4M3, _E5M2; or _BF16, _F16, _F32 for a layer that is not quantised
+  // One scale covers group_rows x group_cols elements of W[n, k]; 0 stands for the whole extent, so
+  // {0, 0} is per tensor, {1, 0} per output row, {128, 128} block, {1, 32} MX.
+  int32_t group_rows, group_cols;
+  int32_t scale_dtype;  // 0: ANYFP8_F32; or ANYFP8_E8M0
+  int32_t bias_dtype;   // 0: no bias; ANYFP8_F32, _F16 or _BF16
+  // How the checkpoint wants activations quantised (e4m3): 0 not at all, 1 with a stored scale per tensor,
+  // 2 at run time, one scale per activation_rows x activation_cols elements of x[m, k], as above.
+  int32_t activation;
+  int32_t activation_rows, activation_cols;
+  int32_t reserved;  // zero
+} anyfp8_layer;
+
+// Loads `<module>.weight` with its scale and bias, from any dialect. Nothing but scales of another dtype is
+// copied. module: "model.layers.0.mlp.up_proj".
+ANYFP8_API int anyfp8_weight_load(const anyfp8_checkpoint* checkpoint, const char* module,
+                                  anyfp8_weight** weight);
+
+// A weight over the caller's host memory. Nothing is copied: all of it must stay, unchanged, until this
+// weight, and every linear layer made from it, are freed.
+//   data   [n, k] of layer->weight_dtype
+//   scale  [ceil(n / group_rows), ceil(k / group_cols)] of layer->scale_dtype; multiplies; NULL exactly when
+//          the layer is not quantised
+//   bias   [n] of layer->bias_dtype; NULL exactly when that is 0
+//   input_scale  the stored activation scale (copied), or NULL
+// Shapes, NaN codes and scales are checked here.
+ANYFP8_API int anyfp8_weight_borrow(const anyfp8_layer* layer, const void* data, const void* scale,
+                                    const void* bias, const float* input_scale, anyfp8_weight** weight);
+
+// Quantises data[n, k] (ANYFP8_BF16, _F16 or _F32, read during the call only) to e4m3 with new scales.
+// scheme: "tensor", "channel", "block" (128 x 128) or "mxfp8" (k a multiple of 32). The scales are fp32, or
+// e8m0 for mxfp8.
+ANYFP8_API int anyfp8_weight_quantize(const void* data, int32_t dtype, int64_t n, int64_t k,
+                                      const char* scheme, anyfp8_weight** weight);
+
+// Stacks `count` weights of the same k and dtype along n (q/k/v, gate/up). Every scale is kept exactly; bytes
+// are copied.
+ANYFP8_API int anyfp8_weight_merge(const anyfp8_weight* const* parts, size_t count, anyfp8_weight** weight);
+
+// Rows n (outputs) and columns k (inputs).
+ANYFP8_API int anyfp8_weight_shape(const anyfp8_weight* weight, int64_t* n, int64_t* k);
+
+// {"n", "k", "scheme": a text, "weight": {"dtype", "group": [rows, cols], "scale_dtype" or null},
+//  "activation": {"dtype", "group", "source": "stored" | "dynamic"} or null, "bias": its dtype or null,
+//  "input_scale": number or null, "resident_bytes"}
+ANYFP8_API int anyfp8_weight_json(const anyfp8_weight* weight, char** json);
+
+// The bytes of the weight, [n, k], and of its scales (NULL and 0 without): read-only, valid as long as the
+// weight.
+ANYFP8_API int anyfp8_weight_data(const anyfp8_weight* weight, const void** data, size_t* bytes);
+ANYFP8_API int anyfp8_weight_scale(const anyfp8_weight* weight, const void** scale, size_t* bytes);
+
+// Rows [row_begin, row_end) as data * scale into rows[row_end - row_begin, k]; row_count is the number of
+// floats `rows` has room for, and must be at least that many.
+ANYFP8_API int anyfp8_weight_dequantize(const anyfp8_weight* weight, int64_t row_begin, int64_t row_end,
+                                        float* rows, size_t row_count);
+ANYFP8_API void anyfp8_weight_free(anyfp8_weight* weight);
+
+// ---- Linear layers
+
+enum {
+  ANYFP8_POLICY_ACCURACY = 0,   // activations stay 16 or 32 bit
+  ANYFP8_POLICY_SPEED = 1,      // activations may be quantised where the checkpoint asks for it
+  ANYFP8_POLICY_INVARIANT = 2,  // a row of x gives the same bits whatever m it is computed in
+};
+
+// Set struct_size to sizeof(anyfp8_linear_options) and everything else to zero, then what should differ.
+typedef struct anyfp8_linear_options {
+  size_t struct_size;
+  int32_t in_dtype, out_dtype;  // of x and y: 0 is ANYFP8_BF16; or ANYFP8_F16, ANYFP8_F32 (CPU)
+  int32_t policy;               // ANYFP8_POLICY_*
+  int32_t reserved;             // zero
+  const char* force;            // this kernel or an error; NULL: ANYFP8_KERNEL, else choose
+  const char* const* disable;   // kernels taken out; NULL: ANYFP8_DISABLE
+  size_t disable_count;
+} anyfp8_linear_options;
+
+// The plan for a layer without its weight, also for hardware that is absent; options may be NULL. As a
+// text of several lines, or as {"ranges": [{"begin", "end": m or null, "kernel"}],
+// "rejected": [{"kernel", "reason", "able"}]}: the kernel for begin <= m < end, and why not the others.
+// ANYFP8_UNSUPPORTED, with each kernel's reason, when nothing can run it.
+ANYFP8_API int anyfp8_select_text(const anyfp8_device* device, const anyfp8_layer* layer,
+                                  const anyfp8_linear_options* options, char** text);
+ANYFP8_API int anyfp8_select_json(const anyfp8_device* device, const anyfp8_layer* layer,
+                                  const anyfp8_linear_options* options, char** json);
+
+// Chooses the kernels and places the weight; options may be NULL. Refuses here all that could fail later.
+// `stream` is a cudaStream_t, NULL for the default stream and on the CPU. On the CPU the weight's memory is
+// used where it is, and kept alive; the weight handle itself may be freed.
+ANYFP8_API int anyfp8_linear_create(const anyfp8_device* device, const anyfp8_weight* weight,
+                                    const anyfp8_linear_options* options, void* stream,
+                                    anyfp8_linear** linear);
+ANYFP8_API void anyfp8_linear_free(anyfp8_linear* linear);
+
+// y[m, n] = x[m, k] · Wᵀ + bias, for any m >= 0. x and y lie on the layer's device and do not overlap; row r
+// of x begins x_row_stride * r elements after x (likewise y), with x_row_stride >= k and y_row_stride >= n.
+// Neither allocates nor synchronises. The workspace must have anyfp8_linear_workspace_bytes(m); two calls at
+// the same time need two.
+ANYFP8_API int anyfp8_linear_apply(const anyfp8_linear* linear, const void* x, int64_t x_row_stride, void* y,
+                                   int64_t y_row_stride, int64_t m, anyfp8_workspace* workspace,
+                                   void* stream);
+
+// Workspace that suffices for every m up to max_m.
+ANYFP8_API int anyfp8_linear_workspace_bytes(const anyfp8_linear* linear, int64_t max_m, size_t* bytes);
+
+// Another weight of the same n, k, scheme and bias, in place; the caller makes sure that no apply runs.
+ANYFP8_API int anyfp8_linear_update_weights(anyfp8_linear* linear, const anyfp8_weight* weight, void* stream);
+
+// As anyfp8_weight_dequantize(), from the placed weight into host memory.
+ANYFP8_API int anyfp8_linear_dequantize(const anyfp8_linear* linear, int64_t row_begin, int64_t row_end,
+                                        float* rows, size_t row_count);
+
+// The layer's plan, as of anyfp8_select_text() and anyfp8_select_json().
+ANYFP8_API int anyfp8_linear_explain(const anyfp8_linear* linear, char** text);
+ANYFP8_API int anyfp8_linear_plan_json(const anyfp8_linear* linear, char** json);
+
+// Bytes of weight, scales and bias as placed.
+ANYFP8_API int anyfp8_linear_resident_bytes(const anyfp8_linear* linear, size_t* bytes);
+
+// ---- Workspaces
+
+// Scratch memory that many layers share, one for each stream or thread.
+ANYFP8_API int anyfp8_workspace_create(const anyfp8_device* device, anyfp8_workspace** workspace);
+
+// Grows to at least `bytes`; never shrinks. Not while a layer runs with it.
+ANYFP8_API int anyfp8_workspace_reserve(anyfp8_workspace* workspace, size_t bytes);
+ANYFP8_API int anyfp8_workspace_bytes(const anyfp8_workspace* workspace, size_t* bytes);
+ANYFP8_API void anyfp8_workspace_free(anyfp8_workspace* workspace);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif
+
+#endif  // ANYFP8_C_API_H_

@@ -1,0 +1,89 @@
+if(ANYFP8_TESTS)
+  enable_testing()
+  find_package(GTest REQUIRED)
+  include(GoogleTest)
+endif()
+
+set(ANYFP8_OBJECTS "" CACHE INTERNAL "object libraries so far, in include order")
+
+# anyfp8_folder(name): anyfp8/<name>/**.cpp as the object library anyfp8_<name>, *_test.cpp as the test program
+# <name>_test, each *_fuzz.cpp as a libFuzzer program; *.cu too in a CUDA build.
+function(anyfp8_folder name)
+  set(folder ${PROJECT_SOURCE_DIR}/anyfp8/${name})
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${folder}/*.cpp)
+  set(tests ${sources})
+  list(FILTER tests INCLUDE REGEX "_test\\.cpp$")
+  set(fuzzers ${sources})
+  list(FILTER fuzzers INCLUDE REGEX "_fuzz\\.cpp$")
+  list(FILTER sources EXCLUDE REGEX "_(test|fuzz)\\.cpp$")
+  if(ANYFP8_CUDA)
+    file(GLOB_RECURSE cuda_sources CONFIGURE_DEPENDS ${folder}/*.cu)
+    list(APPEND sources ${cuda_sources})
+  endif()
+
+  add_library(anyfp8_${name} OBJECT ${sources})
+  target_link_libraries(anyfp8_${name} PUBLIC anyfp8_flags)
+  set(objects ${ANYFP8_OBJECTS} anyfp8_${name})
+  set(ANYFP8_OBJECTS ${objects} CACHE INTERNAL "")
+
+  if(ANYFP8_TESTS AND tests)
+    anyfp8_test(${name}_test ${tests})
+  endif()
+  if(ANYFP8_FUZZ)
+    foreach(source ${fuzzers})
+      get_filename_component(target ${source} NAME_WE)
+      add_executable(${target} ${source})
+      target_link_libraries(${target} PRIVATE ${objects} -fsanitize=fuzzer)
+    endforeach()
+  endif()
+endfunction()
+
+# A GoogleTest program over the folders declared so far; every TEST is a ctest case.
+function(anyfp8_test name)
+  add_executable(${name} ${ARGN})
+  target_link_libraries(${name} PRIVATE ${ANYFP8_OBJECTS} GTest::gtest GTest::gtest_main)
+  anyfp8_discover(${name})
+endfunction()
+
+function(anyfp8_discover name)
+  target_compile_definitions(${name} PRIVATE ANYFP8_SOURCE_DIR="${PROJECT_SOURCE_DIR}"
+                                             ANYFP8_BUILD_DIR="${PROJECT_BINARY_DIR}")
+  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
+                       PROPERTIES TIMEOUT 300 ENVIRONMENT "${ANYFP8_TEST_ENVIRONMENT}")
+endfunction()
+
+# A test that runs a program or script. Not gtest_discover, so the test's name is what is given here.
+function(anyfp8_command_test name)
+  add_test(NAME ${name} COMMAND ${ARGN})
+  set_tests_properties(${name} PROPERTIES TIMEOUT 300 ENVIRONMENT "${ANYFP8_TEST_ENVIRONMENT}")
+endfunction()
+
+# The shared library: every folder but model/, and the C ABI.
+function(anyfp8_library)
+  set(objects ${ANYFP8_OBJECTS})
+  list(REMOVE_ITEM objects anyfp8_model)
+  add_library(anyfp8 SHARED ${PROJECT_SOURCE_DIR}/anyfp8/c_api.cpp)
+  add_library(anyfp8::anyfp8 ALIAS anyfp8)
+  target_link_libraries(anyfp8 PRIVATE ${objects})
+  target_compile_features(anyfp8 PUBLIC cxx_std_20)
+  # ANYFP8_API marks what is exported; the script takes out what the C++ library instantiates beside it, whose
+  # symbols are visible by its own decision.
+  set(script ${PROJECT_SOURCE_DIR}/cmake/exports.map)
+  target_link_options(anyfp8 PRIVATE -Wl,--version-script=${script})
+  set_target_properties(anyfp8 PROPERTIES VERSION ${PROJECT_VERSION} LINK_DEPENDS ${script}
+                                          SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR}
+                                          LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/lib)
+endfunction()
+
+# The program build/anyfp8, self-contained. Its symbols are exported for plugins.
+function(anyfp8_cli)
+  if(NOT ANYFP8_CLI)
+    return()
+  endif()
+  find_package(CLI11 REQUIRED)
+  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/cli/*.cpp)
+  add_executable(anyfp8_cli ${sources})
+  target_link_libraries(anyfp8_cli PRIVATE ${ANYFP8_OBJECTS} CLI11::CLI11)
+  set_target_properties(anyfp8_cli PROPERTIES OUTPUT_NAME anyfp8 ENABLE_EXPORTS ON
+                                              RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR})
+endfunction()
