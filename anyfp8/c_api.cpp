@@ -5,8 +5,8 @@
 #include <cstring>
 #include <exception>
 #include <limits>
+#include <mutex>
 #include <new>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -15,12 +15,23 @@
 
 #include "anyfp8/anyfp8.h"
 #include "anyfp8/base/text.h"
+#include "anyfp8/c_api_json.h"
 
 struct anyfp8_device {
   anyfp8::Device value;
 };
 struct anyfp8_checkpoint {
+  explicit anyfp8_checkpoint(anyfp8::Checkpoint opened) : value(std::move(opened)) {}
   anyfp8::Checkpoint value;
+  // Found at the first use: it may have to look at every tensor, or not exist.
+  const anyfp8::Format* format() const {
+    std::call_once(once_, [this] { format_ = anyfp8::find_format(value); });
+    return format_;
+  }
+
+ private:
+  mutable std::once_flag once_;
+  mutable const anyfp8::Format* format_ = nullptr;
 };
 struct anyfp8_weight {
   anyfp8::Fp8Weight value;
@@ -34,8 +45,6 @@ struct anyfp8_workspace {
 
 namespace anyfp8 {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 // The numbers of c_api.h are fixed for ever; these tie them to the C++ enumerators, which may move.
 static_assert(ANYFP8_INVALID_ARGUMENT == 1 + static_cast<int>(ErrorCode::kInvalidArgument));
@@ -161,8 +170,14 @@ void check_extents(int64_t n, int64_t k) {
   }
 }
 
+void need_zero(int32_t value, std::string_view name) {
+  if (value != 0) throw fail(ErrorCode::kInvalidArgument, "{} = {}; it must be 0", name, value);
+}
+
 QuantScheme scheme_from_c(const anyfp8_layer& layer) {
   check_extents(layer.n, layer.k);
+  need_zero(layer.reserved, "layer.reserved");
+  if (layer.bias_dtype != 0) dtype_from_c(layer.bias_dtype, "bias_dtype");
   if (layer.group_rows < 0 || layer.group_cols < 0 || layer.activation_rows < 0 ||
       layer.activation_cols < 0) {
     throw fail(ErrorCode::kInvalidArgument, "groups must not be negative: weight {} x {}, activation {} x {}",
@@ -184,7 +199,10 @@ QuantScheme scheme_from_c(const anyfp8_layer& layer) {
     throw fail(ErrorCode::kInvalidArgument,
                "activation = {}; 0 is none, 1 a stored scale, 2 scales at run time", layer.activation);
   }
-  if (layer.activation != 0) {
+  if (layer.activation == 0) {
+    need_zero(layer.activation_rows, "activation_rows without an activation");
+    need_zero(layer.activation_cols, "activation_cols without an activation");
+  } else {
     scheme.activation =
         QuantKey{.dtype = DType::kE4M3,
                  .group = {layer.activation_rows, layer.activation_cols},
@@ -210,6 +228,11 @@ CreateOptions options_from_c(const anyfp8_linear_options* given) {
   }
   result.linear.policy = static_cast<Policy>(options.policy);
   if (options.force != nullptr) result.select.force = options.force;
+  need_zero(options.reserved, "options.reserved");
+  if (options.disable == nullptr && options.disable_count != 0) {
+    throw fail(ErrorCode::kInvalidArgument, "options.disable is NULL and disable_count {}",
+               options.disable_count);
+  }
   if (options.disable != nullptr) {
     result.select.disable.clear();
     for (size_t i = 0; i < options.disable_count; ++i) {
@@ -231,54 +254,6 @@ Selection select_from_c(const anyfp8_device* device, const anyfp8_layer* given,
                             .bias = layer.bias_dtype != 0,
                             .policy = create.linear.policy};
   return select_kernel(need(device, "device").value, config, create.select);
-}
-
-Json plan_json(const Selection& selection) {
-  Json plan{{"ranges", Json::array()}, {"rejected", Json::array()}};
-  for (const RangeChoice& range : selection.ranges) {
-    const bool open = range.tokens.end == std::numeric_limits<int64_t>::max();
-    plan["ranges"].push_back({{"begin", range.tokens.begin},
-                              {"end", open ? Json(nullptr) : Json(range.tokens.end)},
-                              {"kernel", range.kernel->name}});
-  }
-  for (const Rejection& r : selection.rejected) {
-    plan["rejected"].push_back({{"kernel", r.kernel}, {"reason", r.reason}, {"able", r.able}});
-  }
-  return plan;
-}
-
-Json device_json(const Device& d) {
-  const bool cpu = d.kind == DeviceKind::kCpu;
-  Json json{{"kind", cpu ? "cpu" : "cuda"}, {"index", d.index}, {"name", d.name}};
-  if (cpu) {
-    json["isa"] = isa_text(d.isa);
-    json["cores"] = d.cores;
-  } else {
-    json["compute_capability"] = fmt::format("{}.{}", d.cc.major, d.cc.minor);
-    json["sm_count"] = d.sm_count;
-    json["smem_per_block"] = d.smem_per_block;
-    json["l2_bytes"] = d.l2_bytes;
-  }
-  json["memory_bytes"] = d.memory_bytes;
-  json["mem_gb_per_s"] = d.mem_gb_per_s;
-  return json;
-}
-
-Json weight_json(const Fp8Weight& w) {
-  Json json{{"n", w.n()}, {"k", w.k()}, {"scheme", scheme_text(w.scheme)}};
-  json["weight"] = {{"dtype", dtype_name(w.data.dtype())},
-                    {"group", {w.scheme.weight.group.rows, w.scheme.weight.group.cols}},
-                    {"scale_dtype", w.scale.defined() ? Json(dtype_name(w.scale.dtype())) : Json(nullptr)}};
-  json["activation"] = nullptr;
-  if (const auto& activation = w.scheme.activation) {
-    json["activation"] = {{"dtype", dtype_name(activation->dtype)},
-                          {"group", {activation->group.rows, activation->group.cols}},
-                          {"source", activation->source == ScaleSource::kStored ? "stored" : "dynamic"}};
-  }
-  json["bias"] = w.bias.defined() ? Json(dtype_name(w.bias.dtype())) : Json(nullptr);
-  json["input_scale"] = w.input_scale ? Json(*w.input_scale) : Json(nullptr);
-  json["resident_bytes"] = w.resident_bytes();
-  return json;
 }
 
 // A tensor over the caller's memory, which the caller keeps.
@@ -321,12 +296,14 @@ Fp8Weight borrow_weight(const anyfp8_layer& layer, const void* data, const void*
 template <typename Dequantize>
 void dequantize_into(int64_t k, int64_t row_begin, int64_t row_end, float* rows, size_t row_count,
                      const Dequantize& dequantize) {
-  const HostTensor result = dequantize(row_begin, row_end);
-  if (row_count < static_cast<size_t>(result.size())) {
+  // Before any work; dequantize() itself refuses rows that do not exist.
+  const int64_t needed = std::max<int64_t>(0, row_end - row_begin) * k;
+  if (row_count < static_cast<size_t>(needed)) {
     throw fail(ErrorCode::kInvalidArgument,
                "`rows` has room for {} floats; rows [{}, {}) of {} columns need {}", row_count, row_begin,
-               row_end, k, result.size());
+               row_end, k, needed);
   }
+  const HostTensor result = dequantize(row_begin, row_end);
   if (result.size() > 0) std::memcpy(&need(rows, "rows"), result.data(), result.size_bytes());
 }
 
@@ -408,7 +385,7 @@ void anyfp8_device_free(anyfp8_device* device) { delete device; }
 
 int anyfp8_checkpoint_open(const char* path, anyfp8_checkpoint** checkpoint) {
   return give(checkpoint, "checkpoint",
-              [&] { return new anyfp8_checkpoint{Checkpoint::open(&need(path, "path"))}; });
+              [&] { return new anyfp8_checkpoint(Checkpoint::open(&need(path, "path"))); });
 }
 
 void anyfp8_checkpoint_free(anyfp8_checkpoint* checkpoint) { delete checkpoint; }
@@ -436,15 +413,15 @@ int anyfp8_checkpoint_tensor(const anyfp8_checkpoint* checkpoint, const char* na
 
 int anyfp8_checkpoint_format(const anyfp8_checkpoint* checkpoint, char** name) {
   return give(name, "name", [&] {
-    const Format* format = find_format(need(checkpoint, "checkpoint").value);
+    const Format* format = need(checkpoint, "checkpoint").format();
     return new_text(format == nullptr ? std::string_view() : format->name);
   });
 }
 
 int anyfp8_weight_load(const anyfp8_checkpoint* checkpoint, const char* module, anyfp8_weight** weight) {
   return give(weight, "weight", [&] {
-    const Checkpoint& source = need(checkpoint, "checkpoint").value;
-    return new anyfp8_weight{load_weight(source, find_format(source), &need(module, "module"))};
+    const anyfp8_checkpoint& source = need(checkpoint, "checkpoint");
+    return new anyfp8_weight{load_weight(source.value, source.format(), &need(module, "module"))};
   });
 }
 

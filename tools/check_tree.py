@@ -50,7 +50,7 @@ def check_includes(path, lines, complain):
         complain(path, 1, f"anyfp8/{here}/ is not in the order of folders: {' '.join(FOLDERS)}")
         return
     for number, line in enumerate(lines, 1):
-        match = re.match(r'\s*#\s*include\s*"([^"]+)"', line)
+        match = re.match(r'\s*#\s*include\s*["<](anyfp8/[^">]+|cli/[^">]+|[^">]+(?="))[">]', line)
         if not match:
             continue
         target = match.group(1)

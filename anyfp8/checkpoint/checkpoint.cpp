@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <mutex>
 #include <system_error>
 #include <utility>
 
@@ -137,6 +138,8 @@ struct Checkpoint::Impl {
   std::vector<SafetensorsHeader> headers;
   std::vector<Place> tensors;  // by name
   nlohmann::json config = nlohmann::json::object();
+  mutable std::mutex siblings_mutex;
+  mutable std::map<std::string, nlohmann::json> siblings;  // by file name, see sibling_json()
   size_t file_bytes = 0;
   size_t header_tensors = 0;
   size_t metadata_bytes = 0, metadata_entries = 0;
@@ -340,11 +343,16 @@ std::optional<std::string> Checkpoint::metadata(std::string_view key) const {
 
 const nlohmann::json& config_json(const Checkpoint& checkpoint) { return checkpoint.impl().config; }
 
-nlohmann::json read_sibling_json(const Checkpoint& checkpoint, std::string_view file_name) {
+const nlohmann::json& sibling_json(const Checkpoint& checkpoint, const std::string& file_name) {
+  const Checkpoint::Impl& impl = checkpoint.impl();
+  std::lock_guard lock(impl.siblings_mutex);
+  const auto known = impl.siblings.find(file_name);
+  if (known != impl.siblings.end()) return known->second;
   std::error_code error;
-  const fs::path path = checkpoint.path() / file_name;  // nothing lies beside a single file
-  return fs::is_directory(checkpoint.path(), error) && is_there(path) ? read_json_file(path, kMaxConfigBytes)
-                                                                      : nullptr;
+  const fs::path path = impl.path / file_name;  // nothing lies beside a single file
+  nlohmann::json value;
+  if (fs::is_directory(impl.path, error) && is_there(path)) value = read_json_file(path, kMaxConfigBytes);
+  return impl.siblings.emplace(file_name, std::move(value)).first->second;
 }
 
 nlohmann::json read_json_file(const fs::path& path, size_t max_bytes) {

@@ -59,7 +59,7 @@ TEST(Checkpoint, SingleFile) {
   EXPECT_FALSE(checkpoint.metadata("other"));
   EXPECT_TRUE(config_json(checkpoint).is_object());
   EXPECT_TRUE(config_json(checkpoint).empty());
-  EXPECT_TRUE(read_sibling_json(checkpoint, "any.safetensors").is_null());
+  EXPECT_TRUE(sibling_json(checkpoint, "any.safetensors").is_null());
 }
 
 TEST(Checkpoint, TensorsOutliveTheCheckpoint) {
@@ -99,8 +99,8 @@ TEST(Checkpoint, ShardsOfAnIndexAlsoAsLinksOutOfTheDirectory) {
   EXPECT_EQ(checkpoint.shard_paths()[1].filename(), "m-2.safetensors");
   EXPECT_EQ(checkpoint.metadata("first"), "a");
   EXPECT_EQ(config_json(checkpoint)["hidden_size"], 7);
-  EXPECT_EQ(read_sibling_json(checkpoint, "generation_config.json")["eos_token_id"][0], 1);
-  EXPECT_TRUE(read_sibling_json(checkpoint, "absent.json").is_null());
+  EXPECT_EQ(sibling_json(checkpoint, "generation_config.json")["eos_token_id"][0], 1);
+  EXPECT_TRUE(sibling_json(checkpoint, "absent.json").is_null());
 }
 
 TEST(Checkpoint, ShardsWithoutAnIndex) {

@@ -2,7 +2,7 @@
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
-#include <string_view>
+#include <string>
 
 #include "anyfp8/checkpoint/checkpoint.h"
 
@@ -13,8 +13,9 @@ namespace anyfp8 {
 // config.json of a model directory; an empty object for a single file or where there is none.
 const nlohmann::json& config_json(const Checkpoint& checkpoint);
 
-// Another JSON file beside it (generation_config.json, hf_quant_config.json); null where there is none.
-nlohmann::json read_sibling_json(const Checkpoint& checkpoint, std::string_view file_name);
+// Another JSON file beside it (generation_config.json, hf_quant_config.json), parsed once and kept as long as
+// the checkpoint; null where there is none. Safe to call from several threads.
+const nlohmann::json& sibling_json(const Checkpoint& checkpoint, const std::string& file_name);
 
 // Parses a JSON file of at most max_bytes, nested at most 64 deep, without duplicate keys.
 // Error(kInvalidFile) with the path and the byte offset.

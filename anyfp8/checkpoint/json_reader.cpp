@@ -13,6 +13,8 @@ namespace {
 using nlohmann::json;
 
 constexpr size_t kMaxDepth = 64;
+// An object takes as much memory as some five other values: a map of its own and the nodes in it.
+constexpr size_t kObjectValues = 5;
 // The parser gathers the characters since the begin of the last string or number, twice. Bounded here, that
 // costs a few MB; the largest strings of real files (chat templates, tokenizer tables) have 0.3 MB.
 constexpr size_t kMaxTokenBytes = size_t{1} << 20;
@@ -92,8 +94,10 @@ class JsonBuilder final : public nlohmann::json_sax<json> {
       throw fail(ErrorCode::kInvalidFile, "{} of {} must be a string, found {}", shown(key_), streamed_key_,
                  value.type_name());
     }
-    if (values_left_-- == 0)
+    const size_t count = value.is_object() ? kObjectValues : 1;
+    if (values_left_ < count)
       throw fail(ErrorCode::kInvalidFile, "more values than a file of this kind can need");
+    values_left_ -= count;
     if (open_.empty()) return root_ = std::move(value);
     json& parent = *open_.back();
     if (parent.is_array()) {

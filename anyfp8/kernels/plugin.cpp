@@ -7,6 +7,7 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <system_error>
 #include <vector>
 
 #include "anyfp8/base/log.h"
@@ -84,7 +85,10 @@ std::vector<const Kernel*>::const_iterator place(const std::vector<const Kernel*
 }
 
 void load(KernelList& list, const std::filesystem::path& path) {
-  if (!std::filesystem::exists(path)) throw Error(ErrorCode::kNotFound, "the file does not exist");
+  std::error_code error;
+  const bool exists = std::filesystem::exists(path, error);
+  if (error) throw Error(ErrorCode::kIo, error.message());
+  if (!exists) throw Error(ErrorCode::kNotFound, "the file does not exist");
   // An absolute path, since dlopen searches the system for a bare file name.
   Library library(dlopen(std::filesystem::absolute(path).c_str(), RTLD_NOW | RTLD_LOCAL));
   if (library == nullptr) throw Error(ErrorCode::kIo, dlerror());

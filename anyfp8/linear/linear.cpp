@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <utility>
 
+#include "anyfp8/base/log.h"
 #include "anyfp8/base/text.h"
+#include "anyfp8/device/cpu_isa.h"
 
 namespace anyfp8 {
 namespace {
@@ -18,10 +20,31 @@ void check_matrix(const TensorView& view, const char* name, int64_t rows, int64_
              dtype_name(dtype), rows, cols);
 }
 
-// Kernels read an aligned f32 bias; what is one already is not copied.
-HostTensor f32_bias(const HostTensor& bias) {
-  const bool aligned = reinterpret_cast<uintptr_t>(bias.data()) % alignof(float) == 0;
-  return bias.dtype() == DType::kF32 && aligned ? bias : to_f32(bias);
+// Kernels read scales and the bias as aligned f32; what is that already is not copied.
+HostTensor aligned_f32(const HostTensor& tensor) {
+  const bool aligned = reinterpret_cast<uintptr_t>(tensor.data()) % alignof(float) == 0;
+  return tensor.dtype() == DType::kF32 && aligned ? tensor : to_f32(tensor);
+}
+
+// A Device may describe hardware that is not here; a layer must not be made for it.
+void check_presence(const Device& device) {
+  if (device.kind != DeviceKind::kCpu) return;  // a build with CUDA asks its driver
+  const CpuIsa here = detect_isa();
+  if (common_isa(here, device.isa) == device.isa) return;
+  throw fail(ErrorCode::kUnsupported,
+             "{} describes a CPU with {}, and this one has {}; it can be planned for, not run on",
+             device.name, isa_text(device.isa), isa_text(here));
+}
+
+// A W8A16 kernel has no use for the static scale that a checkpoint carries.
+void say_if_input_scale_is_ignored(const Fp8Weight& weight, const Selection& selection) {
+  const auto ignores = [](const RangeChoice& range) {
+    return range.kernel->activation == ActivationUse::kAsGiven;
+  };
+  if (weight.input_scale && std::all_of(selection.ranges.begin(), selection.ranges.end(), ignores)) {
+    log_once(LogLevel::kInfo,
+             "static activation scales are kept and not used: activations are not quantised");
+  }
 }
 
 }  // namespace
@@ -34,10 +57,12 @@ struct Linear::State {
   HostTensor bias;  // f32 [n], or not defined()
   PlacedWeight placed;
 
-  // Points the kernels' view at `next`, which fits the configuration.
+  // Points the kernels' view at `next`, which fits the configuration. Throws before it changes anything.
   void place(Fp8Weight next) {
+    HostTensor next_bias = next.bias.defined() ? aligned_f32(next.bias) : HostTensor();
+    if (next.quantized() && next.scale.dtype() == DType::kF32) next.scale = aligned_f32(next.scale);
     weight = std::move(next);
-    bias = weight.bias.defined() ? f32_bias(weight.bias) : HostTensor();
+    bias = std::move(next_bias);
     placed.config = config;
     placed.layout = weight.layout;
     placed.data = weight.data.data();
@@ -66,6 +91,7 @@ Linear::~Linear() = default;
 
 Linear Linear::create(const Device& device, Fp8Weight weight, const LinearOptions& options,
                       const SelectOptions& select, Stream /*stream*/) {
+  check_presence(device);
   check_weight(weight);
   if (weight.layout != Layout::kRowMajor) {
     throw fail(ErrorCode::kInvalidArgument,
@@ -84,6 +110,7 @@ Linear Linear::create(const Device& device, Fp8Weight weight, const LinearOption
     throw fail(ErrorCode::kUnsupported, "{} reads shuffled weights and a weight on {} lies row-major",
                range.kernel->name, device.name);
   }
+  say_if_input_scale_is_ignored(weight, state->selection);
   state->place(std::move(weight));
   return Linear(std::move(state));
 }

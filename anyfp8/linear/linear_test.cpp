@@ -3,6 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
+#include <memory>
+#include <new>
 #include <vector>
 
 #include "anyfp8/base/threads.h"
@@ -78,6 +81,34 @@ TEST(Linear, DoesNotCopyTheWeight) {
   EXPECT_TRUE(linear.dequantize(3, 4).as<float>()[5] == dequantize(w, 3, 4).as<float>()[5]);
 }
 
+// Files may lay tensors at any address.
+HostTensor at_odd_address(const HostTensor& tensor) {
+  auto bytes = std::make_shared<std::vector<std::byte>>(tensor.size_bytes() + 1);
+  std::memcpy(bytes->data() + 1, tensor.data(), tensor.size_bytes());
+  return HostTensor::borrow(tensor.dtype(), tensor.shape(), bytes->data() + 1, bytes);
+}
+
+TEST(Linear, ReadsTensorsAtAnyAddress) {
+  std::vector<Fp8Weight> weights = {quantize(wave(70, 161, 0.11), QuantizeScheme::kBlock),
+                                    quantize(wave(70, 161, 0.11), QuantizeScheme::kChannel)};
+  for (const DType dtype : {DType::kBF16, DType::kF16, DType::kF32}) {
+    Fp8Weight wide;
+    wide.scheme.weight = {dtype};
+    wide.data = test::filled(dtype, {70, 161}, 0.75f);
+    weights.push_back(wide);
+  }
+  for (Fp8Weight& w : weights) {
+    w.bias = at_odd_address(test::filled(DType::kF32, {70}, 0.5f));
+    w.data = at_odd_address(w.data);
+    if (w.quantized()) w.scale = at_odd_address(w.scale);
+    for (const Kernel* kernel : all_kernels()) {
+      if (kernel->apply == nullptr || !supports(*kernel, cpu_device())) continue;
+      const Linear linear = Linear::create(cpu_device(), w, kFloat, {.force = std::string(kernel->name)});
+      for (int64_t m : {1, 20}) expect_close(linear, w, m);
+    }
+  }
+}
+
 TEST(Linear, UpdateReplacesTheValuesAndNothingElse) {
   const Fp8Weight first = quantize(wave(40, 64, 0.1), QuantizeScheme::kChannel),
                   second = quantize(wave(40, 64, 5.0), QuantizeScheme::kChannel);
@@ -123,6 +154,28 @@ TEST(LinearRefuses, AtCreation) {
                Error);  // not in this build, or no such card here
   EXPECT_THROW(Linear::create(cpu_device(), w, kFloat, {.force = "cuda_mma_w8a16"}), Error);
   EXPECT_THROW(Linear::create(cpu_device(), w, kFloat, {.ignore_build = true}), Error);
+}
+
+TEST(LinearRefuses, HardwareThatIsNotHere) {
+  const Fp8Weight w = quantize(wave(4, 64, 0.1), QuantizeScheme::kChannel);
+  Device device = cpu_device();
+  device.isa = {true, true, true, true, true, true, true};  // x86 and Arm at once
+  try {
+    Linear::create(device, w, kFloat);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("planned for, not run on"), std::string::npos) << error.what();
+  }
+}
+
+TEST(LinearRefuses, WorkspacesThatCannotBe) {
+  Workspace workspace(cpu_device());
+  workspace.reserve(100);
+  EXPECT_THROW(workspace.reserve(SIZE_MAX), std::bad_alloc);
+  EXPECT_GE(workspace.bytes(), 100u);
+  const Linear linear =
+      Linear::create(cpu_device(), quantize(wave(4, 64, 0.1), QuantizeScheme::kChannel), kFloat);
+  EXPECT_GE(linear.workspace_bytes(INT64_MAX), linear.workspace_bytes(INT64_MAX / 2));
 }
 
 TEST(LinearRefuses, WrongMatricesAndSmallWorkspaces) {

@@ -1,5 +1,6 @@
 #include "anyfp8/linear/workspace.h"
 
+#include <cstdint>
 #include <cstdlib>
 #include <new>
 #include <utility>
@@ -26,6 +27,7 @@ Workspace& Workspace::operator=(Workspace&& other) noexcept {
 
 void Workspace::reserve(size_t bytes) {
   if (bytes <= scratch_.bytes) return;
+  if (bytes > SIZE_MAX - 63) throw std::bad_alloc();
   const size_t rounded = (bytes + 63) / 64 * 64;
   void* memory = std::aligned_alloc(64, rounded);
   if (memory == nullptr) throw std::bad_alloc();

@@ -17,14 +17,14 @@ namespace anyfp8 {
 // dtype and the scale on disk decide whether a layer is quantised, the group says what shape the scale must
 // have.
 struct LayerSpec {
-  std::vector<std::string> weight_scale;  // full tensor names to look for; exactly one must exist
-  std::vector<std::string>
-      input_scale;                // full tensor names of a static activation scale; at most one may exist
-  std::optional<Group> group;     // as configured; absent: tensor or row, by the scale's shape
-  bool u8_scale_is_e8m0 = false;  // MX: a U8 scale tensor holds e8m0 codes
+  // Full names of the tensors that may hold the weight's scale, one of which must exist, and a static
+  // activation scale, one of which may exist.
+  std::vector<std::string> weight_scale, input_scale;
+  std::optional<Group> group;          // as configured; absent: tensor or row, by the scale's shape,
+  bool may_be_blocks = false;          // or 128 x 128 blocks too, where there is no config to ask
+  bool u8_scale_is_e8m0 = false;       // MX: a U8 scale tensor holds e8m0 codes
   std::optional<QuantKey> activation;  // what the checkpoint asks for
   std::optional<float> input_scale_ub;
-  bool listed_as_skipped = false;  // the config's skip list names this layer: only a diagnosis
 };
 
 // One dialect of FP8 checkpoints: one folder scheme/<name>/ and one line in format_list.inc.
@@ -35,6 +35,9 @@ struct Format {
   Verdict (*recognises)(const Checkpoint&);
   // For a module path ("model.layers.0.mlp.up_proj"). Error(kUnsupported) names what this library cannot do.
   LayerSpec (*layer)(const Checkpoint&, std::string_view module);
+  // The modules the config lists as not quantised, which only serves to point at contradictions. Null: no
+  // list.
+  std::vector<std::string> (*skipped)(const Checkpoint&) = nullptr;
 };
 
 ANYFP8_API std::span<const Format* const> all_formats();

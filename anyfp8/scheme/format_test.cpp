@@ -365,6 +365,23 @@ TEST(FormatRefuses, GridThatDoesNotFitTheConfiguredBlock) {
   EXPECT_SAYS(text, "128x128 needs [2, 3]");
 }
 
+// 192 rows would be two blocks of 96 as well as of 128: the size must come from the config.
+TEST(FormatRefuses, BlocksOfASizeTheConfigDoesNotName) {
+  const TempCheckpoint model(
+      config_with(R"({"quant_method": "fp8"})"),
+      {{"a.weight", counting_weight(192, 192)}, {"a.weight_scale_inv", filled(DType::kF32, {2, 2}, 1)}});
+  EXPECT_SAYS(refusal([&] { load(model); }), "the config must name their size");
+}
+
+TEST(Format, AnActivationScaleOfZeroIsNoScale) {
+  const TempCheckpoint model(config_with(R"({"quant_method": "fp8", "activation_scheme": "static"})"),
+                             {{"a.weight", counting_weight(4, 4)},
+                              {"a.weight_scale", values(DType::kF32, {}, {1})},
+                              {"a.input_scale", values(DType::kF32, {}, {0})}});
+  EXPECT_EQ(load(model).scheme.activation->source, ScaleSource::kDynamic);
+  EXPECT_FALSE(load(model).input_scale);
+}
+
 TEST(FormatRefuses, ScaleThatFitsNothingWithoutAConfig) {
   const TempCheckpoint model(
       "", {{"a.weight", counting_weight(192, 320)}, {"a.weight_scale", filled(DType::kF32, {7, 1}, 1)}});
@@ -409,6 +426,9 @@ TEST(FormatRefuses, WhatItDoesNotKnowByName) {
               "\"pack-quantized\"");
   EXPECT_SAYS(sentence(ct_group(R"("strategy": "token")", "null")), "strategy \"token\"");
   EXPECT_SAYS(sentence(ct_group(R"("strategy": "tensor", "symmetric": false)", "null")), "zero point");
+  EXPECT_SAYS(sentence(ct_group(R"("strategy": "tensor")",
+                                R"({"num_bits": 8, "type": "float", "strategy": "channelz"})")),
+              "activation strategy \"channelz\"");
   EXPECT_SAYS(
       sentence(
           R"({"quant_method": "compressed-tensors", "config_groups": {"g": {"targets": ["re:("], "weights": {}}}})"),
@@ -442,6 +462,41 @@ TEST(Inspect, NamesOrphanScalesOddTensorsAndErrors) {
   EXPECT_SAYS(report.anomalies[2].text, "FP8 KV cache");
   ASSERT_EQ(report.errors.size(), 1u);
   EXPECT_SAYS(report.errors[0].text, "no scale");
+}
+
+// Patterns of a config come from an untrusted file: these backtrack for ever, or overflow the stack, in a
+// matcher that is not bounded.
+TEST(Inspect, HostilePatternsEndAndOnlyMakeAnomalies) {
+  for (const char* pattern : {"re:(a+)+b", "re:.*.*.*.*z", "re:((((((((((a))))))))))*z"}) {
+    for (const size_t length : {40u, 500u, 4080u}) {
+      const std::string module(length, 'a');
+      const TempCheckpoint model(
+          config_with(fmt::format(R"({{"quant_method": "fp8", "modules_to_not_convert": ["{}"]}})", pattern)),
+          {{module + ".weight", counting_weight(4, 4)},
+           {module + ".weight_scale", values(DType::kF32, {}, {1})}});
+      EXPECT_TRUE(inspect(model.open()).errors.empty());
+    }
+  }
+}
+
+TEST(Inspect, SkipListsThatCannotBeReadRefuseNothing) {
+  const TempCheckpoint model(
+      config_with(
+          R"({"quant_method": "fp8", "modules_to_not_convert": ["re:(?i).*vision", "re:a{99999}", "re:("]})"),
+      {{"a.weight", counting_weight(4, 4)}, {"a.weight_scale", values(DType::kF32, {}, {1})}});
+  EXPECT_TRUE(load(model).quantized());
+  const Inspection report = inspect(model.open());
+  ASSERT_EQ(report.anomalies.size(), 3u);
+  EXPECT_SAYS(report.anomalies[0].text, "(?i)");
+}
+
+TEST(Inspect, PointsOutPromisedActivationScalesThatAreMissing) {
+  const TempCheckpoint model(
+      config_with(R"({"quant_method": "fp8", "activation_scheme": "static"})"),
+      {{"a.weight", counting_weight(4, 4)}, {"a.weight_scale", values(DType::kF32, {}, {1})}});
+  const Inspection report = inspect(model.open());
+  ASSERT_EQ(report.anomalies.size(), 1u);
+  EXPECT_SAYS(report.anomalies[0].text, "no static activation scale");
 }
 
 // A dialect is one folder and one line: every line of the list is a format with a name of its own and a

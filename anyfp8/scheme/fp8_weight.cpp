@@ -2,31 +2,17 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
-#include "anyfp8/base/float8.h"
+#include "anyfp8/base/element.h"
+#include "anyfp8/base/float_mode.h"
 #include "anyfp8/base/text.h"
 #include "anyfp8/base/threads.h"
 
 namespace anyfp8 {
 namespace {
 
-// Element `index` of a float tensor whose bytes may lie at any address.
 float element_at(const HostTensor& tensor, int64_t index) {
-  const std::byte* at = tensor.data() + index * static_cast<int64_t>(dtype_bytes(tensor.dtype()));
-  uint16_t half = 0;
-  float single = 0;
-  switch (tensor.dtype()) {
-    case DType::kE4M3: return e4m3_to_f32(std::to_integer<uint8_t>(*at));
-    case DType::kE5M2: return e5m2_to_f32(std::to_integer<uint8_t>(*at));
-    case DType::kE8M0: return e8m0_to_f32(std::to_integer<uint8_t>(*at));
-    case DType::kBF16: std::memcpy(&half, at, 2); return bf16_to_f32(half);
-    case DType::kF16: std::memcpy(&half, at, 2); return f16_to_f32(half);
-    case DType::kF32: std::memcpy(&single, at, 4); return single;
-    default: break;
-  }
-  throw fail(ErrorCode::kUnsupported, "{} is not a floating point type of this library",
-             dtype_name(tensor.dtype()));
+  return load_element(tensor.data(), tensor.dtype(), index);
 }
 
 // First code of a row that is NaN or infinite, or -1. The any-of loop is written to vectorise; the position
@@ -62,6 +48,10 @@ void check_structure(const Fp8Weight& w) {
   if (w.input_scale && !(std::isfinite(*w.input_scale) && *w.input_scale > 0)) {
     throw fail(ErrorCode::kInvalidArgument, "the static input scale is {}; it must be finite and above 0",
                *w.input_scale);
+  }
+  if (w.scheme.activation && w.scheme.activation->source == ScaleSource::kStored && !w.input_scale) {
+    throw fail(ErrorCode::kInvalidArgument,
+               "the scheme says the activation scale is stored, and there is none");
   }
   if (!w.quantized()) {
     if (w.scale.defined())
@@ -102,6 +92,7 @@ void check_zero_block(const Fp8Weight& w, int64_t block_row, int64_t block_col) 
 }
 
 void check_scale_values(const Fp8Weight& w, bool with_data) {
+  const DefaultFloatMode mode;  // e8m0 code 0 is an fp32 subnormal, and not 0
   const int64_t cols = w.scale.shape()[1];
   for (int64_t i = 0; i < w.scale.size(); ++i) {
     const float value = element_at(w.scale, i);
@@ -159,16 +150,25 @@ HostTensor dequantize(const Fp8Weight& weight, int64_t row_begin, int64_t row_en
   const int64_t k = weight.k();
   HostTensor result = HostTensor::allocate(DType::kF32, {row_end - row_begin, k});
   float* out = reinterpret_cast<float*>(result.mutable_data());
-#pragma omp parallel for schedule(static) num_threads(num_threads()) if ((row_end - row_begin) * k > 1 << 16)
-  for (int64_t r = row_begin; r < row_end; ++r) {
-    for (int64_t c = 0; c < k; ++c) {
-      out[(r - row_begin) * k + c] = element_at(weight.data, r * k + c) * scale_at(weight, r, c);
+#pragma omp parallel num_threads(num_threads()) if ((row_end - row_begin) * k > 1 << 16)
+  {
+    const DefaultFloatMode mode;
+#pragma omp for schedule(static)
+    for (int64_t r = row_begin; r < row_end; ++r) {
+      for (int64_t c = 0; c < k; ++c) {
+        out[(r - row_begin) * k + c] = element_at(weight.data, r * k + c) * scale_at(weight, r, c);
+      }
     }
   }
   return result;
 }
 
 HostTensor to_f32(const HostTensor& tensor) {
+  const DType dtype = tensor.dtype();
+  if (!is_float16_or_32(dtype) && !is_float8(dtype) && dtype != DType::kE8M0) {
+    throw fail(ErrorCode::kUnsupported, "{} is no floating point type this library computes with",
+               dtype_name(dtype));
+  }
   HostTensor result = HostTensor::allocate(DType::kF32, tensor.shape());
   float* out = reinterpret_cast<float*>(result.mutable_data());
   for (int64_t i = 0; i < tensor.size(); ++i) out[i] = element_at(tensor, i);

@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
 #include "anyfp8/scheme/test_checkpoint.h"
 
 namespace anyfp8 {
@@ -65,6 +69,31 @@ TEST(CheckWeight, RefusesWhatDoesNotFitTheScheme) {
   none.scale = HostTensor();
   EXPECT_NE(refusal(none).find("needs a scale"), std::string::npos);
   EXPECT_NE(refusal(Fp8Weight()).find("missing"), std::string::npos);
+}
+
+#if defined(__x86_64__)
+// Hosts built with -ffast-math treat subnormals as zero; the smallest e8m0 scale, 2^-127, is one.
+TEST(CheckWeight, SubnormalScalesCountUnderFlushToZero) {
+  Fp8Weight w = weight(1, 32, kMx32);
+  w.scale = HostTensor::allocate(DType::kE8M0, {1, 1});
+  w.scheme.weight.scale_dtype = DType::kE8M0;
+  const unsigned mode = _mm_getcsr();
+  _mm_setcsr(mode | 0x8040);
+  const std::string text = refusal(w);
+  const float value = dequantize(w, 0, 1).as<float>()[2];
+  _mm_setcsr(mode);
+  EXPECT_EQ(text, "");
+  EXPECT_EQ(value, dequantize(w, 0, 1).as<float>()[2]);
+  EXPECT_NE(value, 0.0f);
+}
+#endif
+
+TEST(CheckWeight, AStoredActivationScaleMustBeThere) {
+  Fp8Weight w = weight(2, 2, kPerTensor);
+  w.scheme.activation = QuantKey{DType::kE4M3, kPerTensor, ScaleSource::kStored};
+  EXPECT_NE(refusal(w).find("there is none"), std::string::npos);
+  w.input_scale = 0.5f;
+  EXPECT_EQ(refusal(w), "");
 }
 
 TEST(ScaleAt, RaggedGridsRoundUp) {

@@ -2,6 +2,7 @@
 #include "anyfp8/base/text.h"
 #include "anyfp8/scheme/format.h"
 #include "anyfp8/scheme/load.h"
+#include "anyfp8/scheme/skip_list.h"
 
 namespace anyfp8 {
 namespace {
@@ -35,13 +36,13 @@ void note_orphan_scale(const Checkpoint& checkpoint, const TensorInfo& tensor, I
   }
 }
 
-void note_skip_list(const LayerSpec& spec, const LayerReport& layer, Inspection& result) {
+void note_skip_list(bool listed, const LayerReport& layer, Inspection& result) {
   const bool quantized = is_float8(layer.scheme.weight.dtype);
-  if (quantized && spec.listed_as_skipped) {
+  if (quantized && listed) {
     result.anomalies.push_back(
         {layer.module + ".weight", "is FP8 although the config lists it as not quantised; the file decides"});
   }
-  if (!quantized && !spec.listed_as_skipped && layer.module.ends_with("_proj")) {
+  if (!quantized && !listed && layer.module.ends_with("_proj")) {
     result.anomalies.push_back(
         {layer.module + ".weight",
          fmt::format("is {} although the config does not list it as skipped; the file decides",
@@ -49,14 +50,26 @@ void note_skip_list(const LayerSpec& spec, const LayerReport& layer, Inspection&
   }
 }
 
-void report_layer(const Checkpoint& checkpoint, const TensorInfo& tensor, Inspection& result) {
+// The dialect promises a static activation scale and the file has none, or 0; load_weight() made it dynamic.
+void note_missing_input_scale(const Checkpoint& checkpoint, const Fp8Weight& weight, Inspection& result) {
+  const std::string& module = result.layers.back().module;
+  if (!weight.quantized() || weight.input_scale || !weight.scheme.activation) return;
+  const LayerSpec spec = layer_spec(checkpoint, result.format, module);
+  if (spec.activation && spec.activation->source == ScaleSource::kStored) {
+    result.anomalies.push_back(
+        {module + ".weight", "has no static activation scale although the config promises one"});
+  }
+}
+
+void report_layer(const Checkpoint& checkpoint, const TensorInfo& tensor, const SkipList* skipped,
+                  Inspection& result) {
   const std::string module(tensor.name.substr(0, tensor.name.size() - kWeight.size()));
   try {
     const Fp8Weight weight = load_weight(checkpoint, result.format, module);
     result.layers.push_back({module, weight.n(), weight.k(), weight.scheme, weight.resident_bytes()});
     if (weight.quantized()) result.quantized_parameters += static_cast<size_t>(weight.data.size());
-    if (result.format != nullptr)
-      note_skip_list(layer_spec(checkpoint, result.format, module), result.layers.back(), result);
+    if (skipped != nullptr) note_skip_list(skipped->names(module), result.layers.back(), result);
+    note_missing_input_scale(checkpoint, weight, result);
   } catch (const Error& error) {
     result.errors.push_back({std::string(tensor.name), error.what()});
   }
@@ -67,6 +80,14 @@ void report_layer(const Checkpoint& checkpoint, const TensorInfo& tensor, Inspec
 Inspection inspect(const Checkpoint& checkpoint) {
   Inspection result;
   result.format = find_format(checkpoint);
+  std::optional<SkipList> skipped;
+  if (result.format != nullptr && result.format->skipped != nullptr) {
+    skipped.emplace(result.format->skipped(checkpoint));
+    for (const std::string& entry : skipped->unreadable()) {
+      result.anomalies.push_back(
+          {"config.json", fmt::format("lists \"{}\" as skipped, which cannot be read", entry)});
+    }
+  }
   size_t kv_scales = 0;
   std::string kv_example;
   for (const TensorInfo& tensor : checkpoint.tensors()) {
@@ -76,7 +97,11 @@ Inspection inspect(const Checkpoint& checkpoint) {
       result.anomalies.push_back(
           {name, fmt::format("has dtype {}, which this library cannot read", tensor.dtype_name)});
     } else if (name.ends_with(kWeight) && tensor.shape.size() == 2) {
-      report_layer(checkpoint, tensor, result);
+      if (tensor.bytes == 0) {
+        result.anomalies.push_back({name, fmt::format("is empty, {}", shape_text(tensor.shape))});
+      } else {
+        report_layer(checkpoint, tensor, skipped ? &*skipped : nullptr, result);
+      }
     } else if (is_float8(*tensor.dtype)) {
       result.anomalies.push_back({name, fmt::format("is {} {}, not a linear layer's weight",
                                                     tensor.dtype_name, shape_text(tensor.shape))});

@@ -43,11 +43,11 @@ HostTensor canonical_scale(const HostTensor& stored, const std::string& name, co
 
 }  // namespace
 
-std::optional<Group> group_from_shape(const Shape& scale, int64_t n, int64_t k) {
+std::optional<Group> group_from_shape(const Shape& scale, int64_t n, int64_t k, bool may_be_blocks) {
   if (num_elements(scale) == 1 && scale.size() <= 2) return kPerTensor;
   if (scale == Shape{n} || scale == Shape{n, 1}) return kPerRow;
   const Grid blocks = scale_grid(kBlock128, n, k);
-  if (scale == Shape{blocks.rows, blocks.cols}) return kBlock128;
+  if (may_be_blocks && scale == Shape{blocks.rows, blocks.cols}) return kBlock128;
   return std::nullopt;
 }
 
@@ -82,18 +82,23 @@ void attach_scale(const Checkpoint& checkpoint, const std::string& weight_name, 
     std::memcpy(weight.scale.mutable_data(), &one, sizeof(one));
     return;
   }
+  // The shape first, by the header alone: a scale of the wrong size is never converted.
   const std::string& name = found[0];
-  const HostTensor scale = canonical_scale(checkpoint.tensor(name), name, spec);
-  const std::optional<Group> group = spec.group ? spec.group : group_from_shape(scale.shape(), n, k);
-  if (!group || !shape_fits_group(scale.shape(), *group, n, k)) {
+  const HostTensor stored = checkpoint.tensor(name);
+  const std::optional<Group> group =
+      spec.group ? spec.group : group_from_shape(stored.shape(), n, k, spec.may_be_blocks);
+  if (!group || !shape_fits_group(stored.shape(), *group, n, k)) {
     const Grid grid = scale_grid(spec.group.value_or(kBlock128), n, k);
-    throw fail(ErrorCode::kInvalidFile, "{}: is {} for a weight {}; {} needs [{}, {}]", name,
-               shape_text(scale.shape()), shape_text(weight.data.shape()),
-               spec.group
-                   ? fmt::format("one scale per {}", group_text(*spec.group))
-                   : std::string("one scale for the tensor is [], one per row [n, 1], and 128x128 blocks"),
-               grid.rows, grid.cols);
+    const std::string needed =
+        spec.group
+            ? fmt::format("one scale per {} needs [{}, {}]", group_text(*spec.group), grid.rows, grid.cols)
+            : fmt::format("one for the tensor is [], one a row [{}, 1]{}", n,
+                          spec.may_be_blocks ? fmt::format(", 128x128 blocks [{}, {}]", grid.rows, grid.cols)
+                                             : "; for blocks the config must name their size");
+    throw fail(ErrorCode::kInvalidFile, "{}: is {} for a weight {}; {}", name, shape_text(stored.shape()),
+               shape_text(weight.data.shape()), needed);
   }
+  const HostTensor scale = canonical_scale(stored, name, spec);
   const Grid grid = scale_grid(*group, n, k);
   weight.scheme.weight.group = *group;
   weight.scheme.weight.scale_dtype = scale.dtype();
@@ -122,7 +127,14 @@ void attach_input_scale(const Checkpoint& checkpoint, const LayerSpec& spec, Fp8
     throw fail(ErrorCode::kInvalidFile, "{}: is {} {}; one F32, BF16 or F16 number is needed", found[0],
                dtype_name(stored.dtype()), shape_text(stored.shape()));
   }
-  weight.input_scale = *to_f32(stored).as<float>();
+  const float value = *to_f32(stored).as<float>();
+  if (value == 0) {  // a layer that calibration never reached
+    log_once(LogLevel::kWarning,
+             "some static activation scales are 0; those activations are quantised dynamically");
+    if (weight.scheme.activation) weight.scheme.activation->source = ScaleSource::kDynamic;
+    return;
+  }
+  weight.input_scale = value;
 }
 
 }  // namespace
@@ -138,7 +150,8 @@ Fp8Weight load_weight(const Checkpoint& checkpoint, const Format* format, std::s
   weight.data = checkpoint.tensor(name);
   const DType dtype = weight.data.dtype();
   if (weight.data.shape().size() != 2 || weight.data.size() == 0) {
-    throw fail(ErrorCode::kUnsupported, "{}: is {}; a linear layer's weight has two dimensions, [n, k]", name,
+    throw fail(ErrorCode::kUnsupported,
+               "{}: is {}; a linear layer's weight has two dimensions, [n, k], of 1 or more", name,
                shape_text(weight.data.shape()));
   }
   if (!is_float8(dtype) && !is_float16_or_32(dtype)) {

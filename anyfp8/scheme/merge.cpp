@@ -5,6 +5,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "anyfp8/base/float_mode.h"
 #include "anyfp8/base/log.h"
 #include "anyfp8/base/text.h"
 
@@ -63,6 +64,7 @@ bool one_tensor_scale(std::span<const Fp8Weight> parts) {
 
 // e8m0 stays e8m0 where all parts have it; mixed with fp32 it is exactly an fp32.
 void merge_scales(std::span<const Fp8Weight> parts, Fp8Weight& result) {
+  const DefaultFloatMode mode;
   const bool all_e8m0 = std::all_of(parts.begin(), parts.end(),
                                     [](const Fp8Weight& part) { return part.scale.dtype() == DType::kE8M0; });
   const Group group = one_tensor_scale(parts) ? kPerTensor : merged_group(parts);
@@ -105,6 +107,7 @@ void merge_input_scales(std::span<const Fp8Weight> parts, Fp8Weight& result) {
   for (const Fp8Weight& part : parts) {
     if (!part.input_scale || !result.input_scale) {
       result.input_scale.reset();
+      if (result.scheme.activation) result.scheme.activation->source = ScaleSource::kDynamic;
       return;
     }
     if (*part.input_scale != *result.input_scale) {

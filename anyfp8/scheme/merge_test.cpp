@@ -89,6 +89,16 @@ TEST(Merge, BiasIsStackedAndTheLargestInputScaleKept) {
   EXPECT_EQ(merged.input_scale, 0.75f);
 }
 
+TEST(Merge, AStaticScaleThatOnePartLacksIsDropped) {
+  Fp8Weight parts[] = {weight(2, 8, kPerTensor, 1), weight(1, 8, kPerTensor, 1)};
+  for (Fp8Weight& part : parts)
+    part.scheme.activation = QuantKey{DType::kE4M3, kPerTensor, ScaleSource::kDynamic};
+  parts[0].input_scale = 0.5f;
+  const Fp8Weight merged = merge(parts);
+  EXPECT_FALSE(merged.input_scale);
+  EXPECT_EQ(merged.scheme.activation->source, ScaleSource::kDynamic);
+}
+
 TEST(MergeRefuses, PartsThatDoNotFit) {
   const Fp8Weight a = weight(2, 8, kPerRow, 1), longer = weight(2, 9, kPerRow, 1);
   Fp8Weight biased = a, sixteen_bit;

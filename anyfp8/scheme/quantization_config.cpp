@@ -1,7 +1,5 @@
 #include "anyfp8/scheme/quantization_config.h"
 
-#include <fnmatch.h>
-
 #include <charconv>
 #include <cmath>
 #include <regex>
@@ -14,17 +12,19 @@ namespace {
 
 using nlohmann::json;
 
-// std::regex recurses once per character of the subject; module paths are short, patterns must be too.
-constexpr size_t kLongestPattern = 1000;
+// Patterns come from untrusted files. libstdc++'s usual executor backtracks, without bound in time and with a
+// stack frame for each character; its breadth-first one takes at most pattern x subject steps, and counted
+// repetitions, which would multiply the pattern, are refused.
+constexpr size_t kLongestPattern = 1000, kLongestSubject = 512;
+#if defined(__GLIBCXX__)
+constexpr auto kRegexFlags = std::regex::ECMAScript | std::regex_constants::__polynomial;
+#else
+constexpr auto kRegexFlags = std::regex::ECMAScript;
+#endif
 
 Error wrong_type(std::string_view key, const json& value, std::string_view need) {
   return fail(ErrorCode::kInvalidFile, "quantization_config: \"{}\" is {}; it must be {}", key,
               value.dump(-1, ' ', true, json::error_handler_t::replace).substr(0, 80), need);
-}
-
-bool ends_with_path(std::string_view module, std::string_view tail) {
-  return module.size() > tail.size() && module.ends_with(tail) &&
-         module[module.size() - tail.size() - 1] == '.';
 }
 
 }  // namespace
@@ -98,34 +98,21 @@ Group block_from_json(const json& value, std::string_view key) {
   throw wrong_type(key, value, "two integers, [rows, cols]");
 }
 
-bool skip_list_names(const std::vector<std::string>& list, std::string_view module) {
-  const std::string path(module);
-  for (const std::string& entry : list) {
-    if (entry.empty()) continue;
-    if (entry.starts_with("re:")) {
-      if (regex_matches_start(std::string_view(entry).substr(3), module)) return true;
-      continue;
-    }
-    if (entry == module || module.starts_with(entry + ".") || ends_with_path(module, entry)) return true;
-    if (entry.find_first_of("*?[") != std::string::npos && ::fnmatch(entry.c_str(), path.c_str(), 0) == 0)
-      return true;
-  }
-  return false;
-}
-
 bool regex_matches_start(std::string_view pattern, std::string_view text) {
-  if (pattern.size() > kLongestPattern) {
-    throw fail(ErrorCode::kInvalidFile,
-               "quantization_config: a pattern of {} characters; at most {} are read", pattern.size(),
-               kLongestPattern);
-  }
+  const auto refuse = [&](std::string_view why) {
+    return fail(ErrorCode::kInvalidFile,
+                "quantization_config: \"re:{}\" is no regular expression this library reads: {}",
+                pattern.substr(0, 80), why);
+  };
+  if (pattern.size() > kLongestPattern)
+    throw refuse(fmt::format("it is longer than {} characters", kLongestPattern));
+  if (pattern.find('{') != std::string_view::npos) throw refuse("counted repetitions are not");
+  if (text.size() > kLongestSubject) return false;
   try {
-    const std::regex expression(pattern.begin(), pattern.end());
+    const std::regex expression(pattern.begin(), pattern.end(), kRegexFlags);
     return std::regex_search(text.begin(), text.end(), expression, std::regex_constants::match_continuous);
   } catch (const std::regex_error& error) {
-    throw fail(ErrorCode::kInvalidFile,
-               "quantization_config: \"re:{}\" is no regular expression this library reads ({})",
-               pattern.substr(0, 80), error.what());
+    throw refuse(error.what());
   }
 }
 

@@ -32,13 +32,9 @@ std::optional<float> config_number(const nlohmann::json& config, std::string_vie
 // [rows, cols], or "128x128"; Error(kInvalidFile) unless both are from 1 to 2^20.
 Group block_from_json(const nlohmann::json& value, std::string_view key);
 
-// Whether a skip list names the module, in any of the meanings in the wild: the exact path, a path above it,
-// the end of the path, "re:" and a regular expression matched at the start, or a wildcard. The list only
-// serves diagnoses.
-bool skip_list_names(const std::vector<std::string>& list, std::string_view module);
-
-// "re:" patterns of checkpoint configs, matched at the start. Patterns that are no regular expression, or are
-// longer than 1,000 characters, are Error(kInvalidFile).
+// "re:" patterns of checkpoint configs, matched at the start, in bounded time. Error(kInvalidFile) for a
+// pattern std::regex cannot read, with counted repetitions, or of over 1,000 characters; text over 512 bytes
+// never matches.
 bool regex_matches_start(std::string_view pattern, std::string_view text);
 
 // {module + suffix, ...}

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "anyfp8/base/float8.h"
+#include "anyfp8/base/float_mode.h"
 #include "anyfp8/base/text.h"
 #include "anyfp8/base/threads.h"
 
@@ -100,24 +101,28 @@ Fp8Weight quantize(const HostTensor& weight, QuantizeScheme scheme, DType scale_
     }
   }
   const int64_t rows = group.rows == 0 ? n : group.rows, cols = group.cols == 0 ? k : group.cols;
-#pragma omp parallel for schedule(static) num_threads(num_threads()) if (n * k > 1 << 16)
-  for (int64_t i = 0; i < grid.rows * grid.cols; ++i) {
-    const int64_t r = i / grid.cols * rows, c = i % grid.cols * cols;
-    const Block block{r, std::min(n, r + rows), c, std::min(k, c + cols)};
-    const float largest = largest_magnitude(w, k, block);
-    float scale;
-    if (mx) {
-      const uint8_t code = e8m0_scale(largest);
-      scales[i] = std::byte{code};
-      scale = e8m0_to_f32(code);
-    } else {
-      // A product with the rounded 1/448, not a division: PyTorch on a GPU, which wrote most FP8 checkpoints,
-      // divides by a constant this way, and the last bit of half the scales depends on it.
-      scale = std::max(largest * (1.0f / kE4M3Max), kSmallestScale);
-      if (scale_dtype == DType::kBF16) scale = bf16_to_f32(f32_to_bf16(scale));
-      reinterpret_cast<float*>(scales)[i] = scale;
+#pragma omp parallel num_threads(num_threads()) if (n * k > 1 << 16)
+  {
+    const DefaultFloatMode mode;
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < grid.rows * grid.cols; ++i) {
+      const int64_t r = i / grid.cols * rows, c = i % grid.cols * cols;
+      const Block block{r, std::min(n, r + rows), c, std::min(k, c + cols)};
+      const float largest = largest_magnitude(w, k, block);
+      float scale;
+      if (mx) {
+        const uint8_t code = e8m0_scale(largest);
+        scales[i] = std::byte{code};
+        scale = e8m0_to_f32(code);
+      } else {
+        // A product with the rounded 1/448, not a division: PyTorch on a GPU, which wrote most FP8
+        // checkpoints, divides by a constant this way, and the last bit of half the scales depends on it.
+        scale = std::max(largest * (1.0f / kE4M3Max), kSmallestScale);
+        if (scale_dtype == DType::kBF16) scale = bf16_to_f32(f32_to_bf16(scale));
+        reinterpret_cast<float*>(scales)[i] = scale;
+      }
+      quantize_block(w, data, k, block, scale);
     }
-    quantize_block(w, data, k, block, scale);
   }
   return result;
 }

@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <cstring>
 
+#include "anyfp8/base/element.h"
+#include "anyfp8/base/float_mode.h"
 #include "anyfp8/base/threads.h"
-#include "anyfp8/kernels/common/element.h"
-#include "anyfp8/kernels/common/float_mode.h"
 
 namespace anyfp8 {
 namespace {
@@ -90,7 +90,9 @@ void widen_tokens(const DotIsa& isa, const TensorView& x, int64_t begin, int64_t
 }  // namespace
 
 size_t dot_workspace_bytes(const LinearConfig& config, const Device&, int64_t m) {
-  return static_cast<size_t>(m) * padded_stride(config.k) * sizeof(float);
+  size_t bytes = 0;
+  const size_t row_bytes = static_cast<size_t>(padded_stride(config.k)) * sizeof(float);
+  return __builtin_mul_overflow(static_cast<size_t>(m), row_bytes, &bytes) ? SIZE_MAX : bytes;
 }
 
 void apply_dot(const DotIsa& isa, const PlacedWeight& weight, const TensorView& x, const TensorView& y,

@@ -3,8 +3,8 @@
 #include <algorithm>
 
 #include "anyfp8/base/threads.h"
-#include "anyfp8/kernels/common/element.h"
-#include "anyfp8/kernels/common/float_mode.h"
+#include "anyfp8/base/element.h"
+#include "anyfp8/base/float_mode.h"
 #include "anyfp8/kernels/kernel_list.h"
 
 // The truth the other kernels are measured against: the formula, in double, one output at a time.

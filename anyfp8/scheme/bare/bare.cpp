@@ -24,6 +24,7 @@ LayerSpec layer(const Checkpoint&, std::string_view module) {
   spec.weight_scale =
       with_suffixes(module, {".weight_scale_inv", ".weight_scale", ".scale", ".qscale_weight"});
   spec.input_scale = with_suffixes(module, {".input_scale", ".activation_scale", ".qscale_act"});
+  spec.may_be_blocks = true;
   return spec;
 }
 

@@ -80,23 +80,32 @@ json find_group(const json& config, std::string_view module) {
     throw fail(ErrorCode::kInvalidFile,
                "quantization_config: compressed-tensors needs an object config_groups");
   }
-  json best;
+  const json* best = nullptr;
+  std::string best_name;
   int best_rank = 0;
   for (const auto& [name, value] : groups->items()) {
-    const bool is_preset = value.is_array();
-    if (!is_preset && !value.is_object()) {
+    if (!value.is_array() && !value.is_object()) {
       throw fail(ErrorCode::kInvalidFile,
                  "quantization_config: config_groups.{} is neither an object nor a list", name);
     }
-    const json holder = is_preset ? json{{"targets", value}} : json();
-    for (const std::string& target : config_strings(is_preset ? holder : value, "targets")) {
-      const int rank = target_rank(target, module);
+    // An object names its targets; a list of targets stands for the preset that the group is named after.
+    static const json kNoTargets = json::array();
+    const auto found = value.is_object() ? value.find("targets") : value.end();
+    const json& targets = value.is_array() ? value : found != value.end() ? *found : kNoTargets;
+    for (const json& target : targets) {
+      if (!target.is_string()) {
+        throw fail(ErrorCode::kInvalidFile, "quantization_config: a target of config_groups.{} is no string",
+                   name);
+      }
+      const int rank = target_rank(target.get_ref<const std::string&>(), module);
       if (rank <= best_rank) continue;
       best_rank = rank;
-      best = is_preset ? preset(name) : value;
+      best = &value;
+      best_name = name;
     }
   }
-  return best;
+  if (best == nullptr) return json();
+  return best->is_array() ? preset(best_name) : *best;
 }
 
 // What `weights` and `input_activations` have in common.
@@ -145,8 +154,15 @@ QuantKey activation_key(const json& args) {
   const auto dynamic = args.find("dynamic");
   const bool is_static = dynamic == args.end() || (dynamic->is_boolean() && !dynamic->get<bool>());
   QuantKey key{DType::kE4M3, kPerTensor, is_static ? ScaleSource::kStored : ScaleSource::kDynamic};
-  if (strategy == "token") key.group = kPerRow;
-  if (strategy == "group") key.group = {1, group_size(args)};
+  if (strategy == "token") {
+    key.group = kPerRow;
+  } else if (strategy == "group") {
+    key.group = {1, group_size(args)};
+  } else if (strategy != "tensor") {
+    throw fail(ErrorCode::kUnsupported,
+               "quantization_config: activation strategy \"{}\" is not one of tensor, token, group",
+               strategy);
+  }
   if (key.group == kMx32) key.scale_dtype = DType::kE8M0;
   return key;
 }
@@ -158,7 +174,6 @@ LayerSpec layer(const Checkpoint& checkpoint, std::string_view module) {
   LayerSpec spec;
   spec.weight_scale = with_suffixes(module, {".weight_scale"});
   spec.input_scale = with_suffixes(module, {".input_scale"});
-  spec.listed_as_skipped = skip_list_names(config_strings(config, "ignore"), module);
 
   const json group = find_group(config, module);
   if (group.is_null()) return spec;  // the disk decides; without a group the scale's shape says what it is
@@ -172,6 +187,10 @@ LayerSpec layer(const Checkpoint& checkpoint, std::string_view module) {
   return spec;
 }
 
+std::vector<std::string> skipped(const Checkpoint& checkpoint) {
+  return config_strings(quantization_config(checkpoint), "ignore");
+}
+
 }  // namespace
 
 extern const Format format_compressed_tensors;
@@ -181,6 +200,7 @@ const Format format_compressed_tensors = {
         "quant_method compressed-tensors: per tensor, channel, block or MX group (llm-compressor, RedHatAI)",
     .recognises = recognises,
     .layer = layer,
+    .skipped = skipped,
 };
 
 }  // namespace anyfp8

@@ -16,8 +16,11 @@ LayerSpec layer(const Checkpoint& checkpoint, std::string_view module) {
   spec.group = kPerRow;
   spec.activation = QuantKey{DType::kE4M3, kPerRow, ScaleSource::kDynamic};
   spec.input_scale_ub = config_number(config, "activation_scale_ub");
-  spec.listed_as_skipped = skip_list_names(config_strings(config, "modules_to_not_convert"), module);
   return spec;
+}
+
+std::vector<std::string> skipped(const Checkpoint& checkpoint) {
+  return config_strings(quantization_config(checkpoint), "modules_to_not_convert");
 }
 
 }  // namespace
@@ -28,6 +31,7 @@ const Format format_fbgemm = {
     .summary = "quant_method fbgemm_fp8: per channel, bounded dynamic activations (Llama 3.1 405B FP8)",
     .recognises = recognises,
     .layer = layer,
+    .skipped = skipped,
 };
 
 }  // namespace anyfp8

@@ -38,10 +38,13 @@ LayerSpec layer(const Checkpoint& checkpoint, std::string_view module) {
     spec.activation = QuantKey{DType::kE4M3, kPerTensor,
                                activations == "static" ? ScaleSource::kStored : ScaleSource::kDynamic};
   }
-  std::vector<std::string> skipped = config_strings(config, "modules_to_not_convert");
-  if (skipped.empty()) skipped = config_strings(config, "ignored_layers");
-  spec.listed_as_skipped = skip_list_names(skipped, module);
   return spec;
+}
+
+std::vector<std::string> skipped(const Checkpoint& checkpoint) {
+  const nlohmann::json& config = quantization_config(checkpoint);
+  const std::vector<std::string> list = config_strings(config, "modules_to_not_convert");
+  return list.empty() ? config_strings(config, "ignored_layers") : list;
 }
 
 }  // namespace
@@ -52,6 +55,7 @@ const Format format_hf_fp8 = {
     .summary = "quant_method fp8: per tensor or in blocks (DeepSeek, Qwen, Mistral, AutoFP8, transformers)",
     .recognises = recognises,
     .layer = layer,
+    .skipped = skipped,
 };
 
 }  // namespace anyfp8

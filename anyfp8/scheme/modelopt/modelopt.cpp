@@ -19,13 +19,13 @@ namespace {
 using nlohmann::json;
 
 // The object that holds quant_algo, from either carrier; null where neither is ModelOpt's.
-json modelopt_config(const Checkpoint& checkpoint) {
+const json& modelopt_config(const Checkpoint& checkpoint) {
+  static const json kNone;
   const json& config = quantization_config(checkpoint);
-  if (!config.empty()) return config_string(config, "quant_method") == "modelopt" ? config : json();
-  const json beside = read_sibling_json(checkpoint, "hf_quant_config.json");
-  if (!beside.is_object() || !beside.contains("quantization") || !beside["quantization"].is_object())
-    return json();
-  return beside["quantization"];
+  if (!config.empty()) return config_string(config, "quant_method") == "modelopt" ? config : kNone;
+  const json& beside = sibling_json(checkpoint, "hf_quant_config.json");
+  const auto found = beside.is_object() ? beside.find("quantization") : beside.end();
+  return found != beside.end() && found->is_object() ? *found : kNone;
 }
 
 Verdict recognises(const Checkpoint& checkpoint) {
@@ -53,7 +53,7 @@ std::string algorithm_of(const json& config, std::string_view module) {
 }
 
 LayerSpec layer(const Checkpoint& checkpoint, std::string_view module) {
-  const json config = modelopt_config(checkpoint);
+  const json& config = modelopt_config(checkpoint);
   const std::string pre_scale = std::string(module) + ".pre_quant_scale";
   if (checkpoint.has(pre_scale)) {
     throw fail(ErrorCode::kUnsupported,
@@ -61,10 +61,6 @@ LayerSpec layer(const Checkpoint& checkpoint, std::string_view module) {
   }
   LayerSpec spec;
   spec.weight_scale = with_suffixes(module, {".weight_scale"});
-  std::vector<std::string> skipped = config_strings(config, "exclude_modules");
-  if (skipped.empty()) skipped = config_strings(config, "ignore");
-  spec.listed_as_skipped = skip_list_names(skipped, module);
-
   const std::string algorithm = algorithm_of(config, module);
   if (algorithm == "FP8") {
     spec.group = kPerTensor;
@@ -89,6 +85,12 @@ LayerSpec layer(const Checkpoint& checkpoint, std::string_view module) {
   return spec;
 }
 
+std::vector<std::string> skipped(const Checkpoint& checkpoint) {
+  const json& config = modelopt_config(checkpoint);
+  const std::vector<std::string> list = config_strings(config, "exclude_modules");
+  return list.empty() ? config_strings(config, "ignore") : list;
+}
+
 }  // namespace
 
 extern const Format format_modelopt;
@@ -97,6 +99,7 @@ const Format format_modelopt = {
     .summary = "NVIDIA ModelOpt: FP8, FP8_PER_CHANNEL_PER_TOKEN, FP8_PB_WO, MXFP8",
     .recognises = recognises,
     .layer = layer,
+    .skipped = skipped,
 };
 
 }  // namespace anyfp8

@@ -8,17 +8,19 @@ namespace {
 
 Verdict recognises(const Checkpoint& checkpoint) { return has_quant_method(checkpoint, "mxfp8"); }
 
-LayerSpec layer(const Checkpoint& checkpoint, std::string_view module) {
-  const nlohmann::json& config = quantization_config(checkpoint);
+LayerSpec layer(const Checkpoint&, std::string_view module) {
   LayerSpec spec;
   spec.weight_scale = with_suffixes(module, {".weight_scale_inv", ".weight_scale"});
   spec.group = kMx32;
   spec.u8_scale_is_e8m0 = true;
   spec.activation = QuantKey{DType::kE4M3, kMx32, ScaleSource::kDynamic, DType::kE8M0};
-  std::vector<std::string> skipped = config_strings(config, "ignored_layers");
-  if (skipped.empty()) skipped = config_strings(config, "modules_to_not_convert");
-  spec.listed_as_skipped = skip_list_names(skipped, module);
   return spec;
+}
+
+std::vector<std::string> skipped(const Checkpoint& checkpoint) {
+  const nlohmann::json& config = quantization_config(checkpoint);
+  const std::vector<std::string> list = config_strings(config, "ignored_layers");
+  return list.empty() ? config_strings(config, "modules_to_not_convert") : list;
 }
 
 }  // namespace
@@ -29,6 +31,7 @@ const Format format_mxfp8 = {
     .summary = "quant_method mxfp8: one power-of-two scale for 32 elements (MiniMax)",
     .recognises = recognises,
     .layer = layer,
+    .skipped = skipped,
 };
 
 }  // namespace anyfp8
