@@ -182,6 +182,31 @@ TEST_F(KjvModel, SameSeedSameText) {
   EXPECT_NE(generated(options), first);
 }
 
+// So that an interrupt ends a text whose tokens are special or parts of characters.
+TEST_F(KjvModel, CallsBackAfterEveryToken) {
+  int64_t calls = 0, empty = 0;
+  const auto count = [&](std::string_view piece) {
+    ++calls;
+    empty += piece.empty() ? 1 : 0;
+    return true;
+  };
+  const GenerateOptions any{
+      .max_tokens = 300, .sampler = {.temperature = 1000, .seed = 5}, .ignore_eos = true};
+  EXPECT_EQ(generate(model, tokenizer, "In the beginning", any, count).generated_tokens, 300);
+  EXPECT_GE(calls, 300);
+  EXPECT_LE(calls, 301);  // the last call is for what was held back
+  EXPECT_GT(empty, 0);
+}
+
+TEST_F(KjvModel, ARequestIsCheckedWithoutWeights) {
+  const ModelConfig& config = model.config();
+  EXPECT_NO_THROW(check_request(config, 1, {.max_tokens = config.max_positions - 1}));
+  EXPECT_THROW(check_request(config, 1, {.max_tokens = config.max_positions}), Error);
+  EXPECT_THROW(check_request(config, 0, {}), Error);
+  EXPECT_THROW(check_request(config, 1, {.max_tokens = 0}), Error);
+  EXPECT_THROW(check_request(config, 1, {.sampler = {.top_p = 2}}), Error);
+}
+
 TEST_F(KjvModel, RefusesWhatTheContextCannotHold) {
   const auto never = [](std::string_view) { return true; };
   EXPECT_THROW(generate(model, tokenizer, "", {}, never), Error);

@@ -1,14 +1,11 @@
 #pragma once
 
-#include <cstddef>
 #include <string>
 #include <string_view>
 
-namespace anyfp8 {
+#include "anyfp8/base/utf8.h"
 
-// Bytes of the UTF-8 sequence that `text` begins with; 0 when it is none (overlong forms, surrogates and
-// code points above U+10FFFF included). `text` is not empty.
-size_t utf8_sequence_bytes(std::string_view text) noexcept;
+namespace anyfp8 {
 
 bool is_utf8(std::string_view text) noexcept;
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
 #include <random>
 #include <vector>
 
@@ -127,6 +128,29 @@ TEST(KvCache, RefusesWhatDoesNotFit) {
   const ModelConfig config = config_of({2, 1, 4, 0, 1});
   EXPECT_THROW(KvCache(config, 0), Error);
   EXPECT_THROW(KvCache(config, 4097), Error);
+}
+
+TEST(KvCache, TakesMemoryWhenItIsWrittenAndSaysHowMuchDoesNotFit) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers count and end large allocations themselves";
+#endif
+  ModelConfig config = config_of({2, 1, 64, 0, 1});
+  config.max_positions = int64_t{1} << 50;
+  const auto resident_pages = [] {
+    size_t all = 0, resident = 0;
+    std::ifstream("/proc/self/statm") >> all >> resident;
+    return resident;
+  };
+  const size_t before = resident_pages();
+  const KvCache cache(config, int64_t{1} << 20);
+  EXPECT_EQ(cache.bytes(), size_t{4 * 64 * 4} << 20);
+  EXPECT_LT(resident_pages() - before, 1024u);
+  try {
+    KvCache(config, int64_t{1} << 50);
+    ADD_FAILURE() << "was allocated";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string_view(error.what()).find("ask for fewer tokens"), std::string_view::npos);
+  }
 }
 
 }  // namespace

@@ -16,11 +16,8 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 
 }  // namespace
 
-GenerateStats generate_tokens(Model& model, std::span<const int> prompt, const GenerateOptions& options,
-                              std::vector<bool> allowed, const OnToken& on_token) {
-  const ModelConfig& config = model.config();
-  const auto prompt_tokens = static_cast<int64_t>(prompt.size());
-  if (prompt_tokens == 0)
+void check_request(const ModelConfig& config, int64_t prompt_tokens, const GenerateOptions& options) {
+  if (prompt_tokens < 1)
     throw fail(ErrorCode::kInvalidArgument, "the prompt is empty; at least one token is needed");
   if (options.max_tokens < 1) {
     throw fail(ErrorCode::kInvalidArgument, "max_tokens is {}; it must be 1 or more", options.max_tokens);
@@ -31,6 +28,14 @@ GenerateStats generate_tokens(Model& model, std::span<const int> prompt, const G
                "shorten the prompt or lower max_tokens",
                prompt_tokens, options.max_tokens, config.max_positions);
   }
+  Sampler{options.sampler};  // its options
+}
+
+GenerateStats generate_tokens(Model& model, std::span<const int> prompt, const GenerateOptions& options,
+                              std::vector<bool> allowed, const OnToken& on_token) {
+  const ModelConfig& config = model.config();
+  const auto prompt_tokens = static_cast<int64_t>(prompt.size());
+  check_request(config, prompt_tokens, options);
   Sampler sampler(options.sampler, std::move(allowed));
   KvCache cache(config, prompt_tokens + options.max_tokens);
   std::vector<float> logits(static_cast<size_t>(config.vocab));
@@ -68,7 +73,7 @@ GenerateStats generate(Model& model, const Tokenizer& tokenizer, std::string_vie
   bool stopped = false;
   const auto on_token = [&](int id) {
     const std::string text = stream.push(tokenizer.token_bytes(id));
-    stopped = !text.empty() && !on_text(text);
+    stopped = !on_text(text);
     return !stopped;
   };
   const GenerateStats stats =

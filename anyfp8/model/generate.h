@@ -30,12 +30,17 @@ struct GenerateStats {
 
 // Receives each generated id; false ends the generation.
 using OnToken = std::function<bool(int id)>;
-// Receives text as it grows, always whole UTF-8 characters; false ends the generation.
+// Receives text as it grows, always whole UTF-8 characters; called after every token, with empty text for one
+// that gives none (special, or part of a character). False ends the generation.
 using OnText = std::function<bool(std::string_view text)>;
 
-// Runs the prompt in one pass, then samples until max_tokens, an end-of-text id or the callback's word.
-// allowed: see Sampler. Error(kInvalidArgument) for an empty prompt, and for a prompt and max_tokens that do
-// not fit the model's context together.
+// Error(kInvalidArgument) for an empty prompt, options out of range, and a prompt and max_tokens that do not
+// fit the model's context together. Needs no weights (see read_model_config), so it can come before loading
+// them.
+void check_request(const ModelConfig& config, int64_t prompt_tokens, const GenerateOptions& options);
+
+// check_request, then the prompt in one pass, then samples until max_tokens, an end-of-text id or the
+// callback's word. allowed: see Sampler.
 GenerateStats generate_tokens(Model& model, std::span<const int> prompt, const GenerateOptions& options,
                               std::vector<bool> allowed, const OnToken& on_token);
 

@@ -2,7 +2,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
+#include <cstdlib>
+#include <memory>
 
 #include "anyfp8/model/model_config.h"
 
@@ -12,13 +13,16 @@ namespace anyfp8 {
 // so that attention walks one head's positions in memory order. Not for use from several threads at once.
 class KvCache {
  public:
-  // Memory is taken here: layers * 2 * kv_heads * head_dim * 4 bytes a position. Error(kInvalidArgument) for
-  // a capacity below 1 or above the model's context.
+  // Reserves layers * 2 * kv_heads * head_dim * 4 bytes a position; positions take memory when they are
+  // written. Error(kInvalidArgument) for a capacity below 1, above the model's context, or with no room in
+  // memory.
   KvCache(const ModelConfig& config, int64_t capacity);
 
   int64_t length() const noexcept { return length_; }
   int64_t capacity() const noexcept { return capacity_; }
-  size_t bytes() const noexcept { return data_.size() * sizeof(float); }
+  size_t bytes() const noexcept {
+    return static_cast<size_t>(2 * layers_ * kv_heads_ * head_dim_ * capacity_) * sizeof(float);
+  }
   void clear() noexcept { length_ = 0; }
 
   int64_t layers() const noexcept { return layers_; }
@@ -33,12 +37,12 @@ class KvCache {
 
  private:
   float* head(int64_t plane, int64_t kv_head) noexcept {
-    return data_.data() + (plane * kv_heads_ + kv_head) * capacity_ * head_dim_;
+    return data_.get() + (plane * kv_heads_ + kv_head) * capacity_ * head_dim_;
   }
 
   int64_t layers_, kv_heads_, head_dim_, capacity_;
   int64_t length_ = 0;
-  std::vector<float> data_;
+  std::unique_ptr<float[], void (*)(void*)> data_;
 };
 
 }  // namespace anyfp8

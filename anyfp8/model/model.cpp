@@ -13,9 +13,9 @@
 namespace anyfp8 {
 namespace {
 
-// A prompt goes through the layers this many tokens at a time. It bounds the buffers (100 MB for an 8B
-// model), and matrix products no longer gain from more rows.
-constexpr int64_t kPassTokens = 512;
+// A prompt goes through the layers this many tokens at a time: matrix products no longer gain from more rows.
+// Fewer where the buffers would be larger than this (a 70B model's are 250 MB at 512 tokens).
+constexpr int64_t kPassTokens = 512, kPassBytes = 256 << 20;
 
 // Below this many elements a parallel region costs more than the element-wise work.
 constexpr int64_t kParallelElements = 1 << 15;
@@ -43,6 +43,7 @@ struct Model::State {
   std::vector<uint16_t> narrowed;  // x of a linear layer in 16 bits, where those were asked for
   RopeTable rope;
 
+  int64_t pass_tokens() const;
   void reserve(int64_t tokens);
   void linear(const Linear& layer, const float* x, int64_t tokens, float* y);
   void norm_all(int64_t first, int64_t tokens, const std::vector<float>& weight);
@@ -50,6 +51,12 @@ struct Model::State {
   void ffn_block(size_t layer, int64_t tokens);
   void pass(std::span<const int> ids, KvCache& cache, std::span<float> logits);
 };
+
+int64_t Model::State::pass_tokens() const {
+  const int64_t widest = std::max({config.hidden, config.q_size(), config.ffn});  // a kernel may copy x
+  const int64_t floats = widest + 2 * (config.hidden + config.q_size() + config.kv_size() + config.ffn);
+  return std::clamp<int64_t>(kPassBytes / (4 * floats), 1, kPassTokens);
+}
 
 void Model::State::reserve(int64_t tokens) {
   if (tokens <= buffer_tokens) return;
@@ -185,7 +192,7 @@ void Model::forward(std::span<const int> tokens, KvCache& cache, std::span<float
     throw fail(ErrorCode::kInvalidArgument, "{} tokens do not fit a cache of {} positions, {} of them used",
                tokens.size(), cache.capacity(), cache.length());
   }
-  const size_t pass_tokens = std::min(tokens.size(), static_cast<size_t>(kPassTokens));
+  const size_t pass_tokens = std::min(tokens.size(), static_cast<size_t>(state_->pass_tokens()));
   state_->reserve(static_cast<int64_t>(pass_tokens));
   for (size_t begin = 0; begin < tokens.size(); begin += pass_tokens) {
     const size_t count = std::min(pass_tokens, tokens.size() - begin);

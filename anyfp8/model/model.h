@@ -48,7 +48,7 @@ class Model {
   struct LayerInfo {
     std::string module;  // "model.layers.0.mlp.up_proj"
     std::string
-        stored_as;  // whose weight it is in the checkpoint: module, or the embedding for a tied lm_head
+        stored_as;  // whose weight it is in the checkpoint: module, or for a tied lm_head the embedding
     const Linear* linear;  // lives as long as the model
   };
   std::vector<LayerInfo> linears() const;  // in the order they run; lm_head last

@@ -28,6 +28,7 @@ struct ModelConfig {
   bool mlp_bias = false;
   bool qk_norm = false;  // RMSNorm over head_dim of q and k, before rope
   bool tied = false;     // lm_head is embed_tokens
+  std::string assumed;   // for errors: "; head_dim is absent there and taken as 128", or empty
   std::vector<int> eos;  // config.json and generation_config.json together, ascending, without repeats
 
   int64_t q_size() const { return heads * head_dim; }

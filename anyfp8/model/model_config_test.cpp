@@ -18,8 +18,9 @@ json config_with(const json& changes) {
     "architectures": ["Qwen3ForCausalLM"], "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 8,
     "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 4096, "hidden_act": "silu",
     "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "tie_word_embeddings": true, "eos_token_id": 7,
-    "layer_types": ["full_attention", "full_attention"], "sliding_window": null, "use_sliding_window": false,
+    "sliding_window": null, "use_sliding_window": false,
     "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}})");
+  config["layer_types"] = std::vector<std::string>(8, "full_attention");
   for (const auto& [key, value] : changes.items()) {
     if (value == "absent") {
       config.erase(key);
@@ -120,6 +121,35 @@ TEST(ModelConfig, RopeOfBothGenerations) {
   EXPECT_EQ(read({{"rope_parameters", "absent"}, {"rope_theta", 77}}).rope.theta, 77);
 }
 
+TEST(ModelConfig, RopeOfBothGenerationsAtOnceMustAgree) {
+  const json parameters = {{"rope_type", "linear"}, {"rope_theta", 123.0}, {"factor", 2}};
+  const auto with = [&](const json& scaling) {
+    return json{{"rope_parameters", parameters}, {"rope_scaling", scaling}};
+  };
+  EXPECT_EQ(read(with({{"type", "linear"}, {"factor", 2.0}})).rope.theta, 123);
+  for (const json& other : {json{{"type", "linear"}, {"factor", 4}}, json{{"type", "default"}},
+                            json{{"type", "linear"}, {"factor", 2}, {"rope_theta", 124}}}) {
+    expect_refusal(with(other), ErrorCode::kInvalidFile, {"rope_parameters", "rope_scaling", other.dump()});
+  }
+  for (const json& bad : {json(5), json("linear"), json::array()}) {
+    expect_refusal(with(bad), ErrorCode::kInvalidFile, {"rope_scaling is " + bad.dump(), "an object"});
+  }
+}
+
+TEST(ModelConfig, ErrorsCarryThePathAndWhatWasAssumed) {
+  expect_refusal({{"hidden_size", 0}}, ErrorCode::kInvalidFile,
+                 {std::filesystem::temp_directory_path().string(), "/config.json: hidden_size is 0"});
+  const json llama = {{"architectures", {"LlamaForCausalLM"}}, {"head_dim", "absent"}};
+  json odd = llama;
+  odd["hidden_size"] = 252;
+  expect_refusal(odd, ErrorCode::kInvalidFile,
+                 {"head_dim is 63", "head_dim is absent there and taken as 63"});
+  EXPECT_EQ(read(llama).assumed, "; head_dim is absent there and taken as 64");
+  EXPECT_EQ(read({{"num_key_value_heads", "absent"}}).assumed,
+            "; num_key_value_heads is absent there and taken as 4");
+  EXPECT_EQ(read(json::object()).assumed, "");
+}
+
 TEST(ModelConfig, YarnAttentionFactorOrMscalePair) {
   const auto factor_of = [](json more) {
     more.update({{"rope_type", "yarn"}, {"factor", 40}, {"original_max_position_embeddings", 64}});
@@ -152,7 +182,7 @@ TEST(ModelConfig, RefusesOtherModelsByName) {
                  {"Qwen3MoeForCausalLM", "LlamaForCausalLM"});
   expect_refusal({{"architectures", {"LlamaModel"}}}, code, {"LlamaModel"});
   expect_refusal({{"num_experts", 8}}, code, {"num_experts is 8"});
-  expect_refusal({{"layer_types", {"full_attention", "sliding_attention"}}}, code,
+  expect_refusal({{"num_hidden_layers", 2}, {"layer_types", {"full_attention", "sliding_attention"}}}, code,
                  {"layer_types", "sliding_attention"});
   expect_refusal({{"layer_types", "absent"},
                   {"sliding_window", 4096},
@@ -188,8 +218,8 @@ TEST(ModelConfig, RefusesValuesOutOfRange) {
     expect_refusal({{key, "absent"}}, code, {std::string("no ") + key});
   }
   expect_refusal({{"num_attention_heads", 3}}, code, {"num_attention_heads is 3", "num_key_value_heads 2"});
-  expect_refusal({{"architectures", {"LlamaForCausalLM"}}, {"head_dim", "absent"}, {"hidden_size", 250}},
-                 code, {"hidden_size is 250"});
+  expect_refusal({{"head_dim", 1024}, {"num_attention_heads", 64}}, code, {"65536", "16 * hidden_size"});
+  EXPECT_EQ(read({{"head_dim", 1024}}).q_size(), 16 * 256);
   expect_refusal({{"head_dim", 63}}, code, {"63"});
   expect_refusal({{"rms_norm_eps", -1e-6}}, code, {"rms_norm_eps is -1e-06"});
   expect_refusal({{"tie_word_embeddings", 1}}, code, {"tie_word_embeddings is 1"});
@@ -197,6 +227,7 @@ TEST(ModelConfig, RefusesValuesOutOfRange) {
   expect_refusal({{"eos_token_id", {1, -1}}}, code, {"eos_token_id"});
   expect_refusal({{"architectures", json::array()}}, code, {"architecture"});
   expect_refusal({{"layer_types", "full_attention"}}, code, {"layer_types"});
+  expect_refusal({{"num_hidden_layers", 9}}, code, {"layer_types", "num_hidden_layers 9"});
   expect_refusal({{"rope_parameters", 5}}, code, {"rope_parameters"});
   expect_refusal({{"rope_parameters", {{"rope_type", "default"}, {"rope_theta", 0}}}}, code,
                  {"rope_theta is 0"});

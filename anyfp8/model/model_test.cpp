@@ -1,12 +1,16 @@
 #include "anyfp8/model/model.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cmath>
+#include <fstream>
+#include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <random>
 
+#include "anyfp8/base/log.h"
 #include "anyfp8/model/perplexity.h"
 #include "anyfp8/scheme/test_checkpoint.h"
 
@@ -21,11 +25,13 @@ struct TinyModel {
   std::map<std::string, std::vector<float>> weights;
   std::vector<NamedTensor> tensors;
   json config;
-  int64_t hidden = 24, ffn = 40, heads = 4, kv_heads = 2, head_dim = 8, vocab = 31, layers = 2;
+  int64_t hidden, ffn, heads = 4, kv_heads = 2, head_dim = 8, vocab, layers = 2;
   bool qkv_bias = false, o_bias = false, mlp_bias = false, qk_norm = false, tied = false;
   unsigned seed = 11;
 
-  explicit TinyModel(const std::string& architecture) {
+  explicit TinyModel(const std::string& architecture, int64_t hidden_size = 24, int64_t ffn_size = 40,
+                     int64_t vocab_size = 31)
+      : hidden(hidden_size), ffn(ffn_size), vocab(vocab_size) {
     qkv_bias = architecture != "Qwen3ForCausalLM";
     o_bias = mlp_bias = architecture == "LlamaForCausalLM";
     qk_norm = tied = architecture == "Qwen3ForCausalLM";
@@ -327,6 +333,47 @@ TEST(Model, SaysWhichTensorDoesNotFit) {
   expect_load_error(tiny, {"CPU"}, {.device = device_from_name("sm_86")});
 }
 
+TEST(Model, SaysWhichSizeWasAssumed) {
+  TinyModel tiny("Qwen2ForCausalLM");
+  tiny.config.erase("num_key_value_heads");
+  expect_load_error(tiny, {"k_proj.weight", "[16, 24]", "[32, 24]", "num_key_value_heads is absent"});
+  tiny = TinyModel("Qwen3ForCausalLM");
+  tiny.config.erase("head_dim");
+  expect_load_error(tiny, {"head_dim is absent there and taken as 128"});
+}
+
+// Such a checkpoint runs, and writes fluent text that is not the model's.
+TEST(Model, RefusesWeightsThatNothingUses) {
+  TinyModel tiny("Qwen3ForCausalLM");
+  tiny.config["num_hidden_layers"] = 1;
+  expect_load_error(tiny, {"model.layers.1.input_layernorm.weight", "and 10 more", "of 1 layers"});
+  tiny = TinyModel("LlamaForCausalLM");
+  tiny.add("model.layers.0.self_attn.q_norm.weight", {8}, 1);
+  expect_load_error(tiny, {"model.layers.0.self_attn.q_norm.weight", "and 0 more", "LlamaForCausalLM"});
+  tiny = TinyModel("LlamaForCausalLM");
+  tiny.add("lm_head.lora_A.weight", {8}, 1);
+  expect_load_error(tiny, {"lm_head.lora_A.weight"});
+  tiny = TinyModel("LlamaForCausalLM");
+  tiny.add("model.layers.2.self_attn.k_scale", {1}, 1);  // of a layer there is not
+  expect_load_error(tiny, {"model.layers.2.self_attn.k_scale"});
+}
+
+TEST(Model, LeavesScalesAndTablesThatDoNotConcernItAndWarnsOnceOfTheRest) {
+  TinyModel tiny("LlamaForCausalLM");
+  for (const char* name :
+       {"model.layers.0.self_attn.k_scale", "model.layers.1.self_attn.v_proj.output_scale",
+        "model.layers.0.mlp.up_proj.input_scale_ub", "model.layers.1.self_attn.rotary_emb.inv_freq",
+        "model.rotary_emb.inv_freq", "vision.a.weight", "vision.b.weight"}) {
+    tiny.add(name, {1}, 1);
+  }
+  std::vector<std::string> warnings;
+  set_log_sink([&](LogLevel, std::string_view text) { warnings.emplace_back(text); });
+  EXPECT_NO_THROW(tiny.load());
+  set_log_sink({});
+  ASSERT_EQ(warnings.size(), 1u);
+  EXPECT_NE(warnings[0].find("\"vision.a.weight\" and 1 more"), std::string::npos) << warnings[0];
+}
+
 TEST(Model, ForwardRefusesWhatDoesNotFit) {
   const TinyModel tiny("LlamaForCausalLM");
   Model model = tiny.load();
@@ -345,6 +392,35 @@ TEST(Model, ForwardRefusesWhatDoesNotFit) {
   forward({1, 2, 3}, logits);
   EXPECT_THROW(forward({1}, logits), Error);
 }
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // these keep memory of their own
+
+int64_t resident_bytes() {
+  int64_t all = 0, resident = 0;
+  std::ifstream("/proc/self/statm") >> all >> resident;
+  return resident * ::getpagesize();
+}
+
+// Files may have small weights and wide layers.
+TEST(Model, BuffersOfALongPromptStayBelowTheirBound) {
+  const TinyModel tiny("LlamaForCausalLM", 2, 1 << 17);
+  Model model = tiny.load();
+  const int64_t before = resident_bytes();
+  last_logits(model, some_ids(400, tiny.vocab));  // in one pass: 400 * 2^17 * 3 floats, 629 MB
+  EXPECT_LT(resident_bytes() - before, 300 << 20);
+}
+
+TEST(Perplexity, LogitsStayBelowTheirBound) {
+  const TinyModel tiny("LlamaForCausalLM", 2, 40, 1 << 20);
+  Model model = tiny.load();
+  const int64_t before = resident_bytes();
+  int64_t grown = 0;
+  const auto measure = [&](int64_t, int64_t) { grown = resident_bytes() - before; };
+  perplexity(model, some_ids(41, tiny.vocab), 40, measure);  // in one pass: 40 * 2^20 floats, 168 MB
+  EXPECT_LT(grown, 64 << 20);
+}
+
+#endif
 
 TEST(Perplexity, IsTheMeanOverWindowsSeenAlone) {
   const TinyModel tiny("Qwen2ForCausalLM");
@@ -365,6 +441,23 @@ TEST(Perplexity, IsTheMeanOverWindowsSeenAlone) {
   EXPECT_THROW(perplexity(model, {ids.data(), 1}, 3), Error);
   EXPECT_THROW(perplexity(model, ids, 0), Error);
   EXPECT_THROW(perplexity(model, ids, 601), Error);
+}
+
+TEST(Perplexity, ALossThatIsNotFiniteIsAnErrorThatNamesItsWindow) {
+  TinyModel tiny("Qwen2ForCausalLM");
+  auto& embedding = tiny.weights["model.embed_tokens.weight"];
+  embedding[5 * 24] = std::numeric_limits<float>::quiet_NaN();  // of id 5 alone
+  tiny.remove("model.embed_tokens.weight");
+  tiny.tensors.push_back({"model.embed_tokens.weight", test::values(DType::kF32, {31, 24}, embedding)});
+  Model model = tiny.load();
+  const std::vector<int> ids = {1, 2, 3, 4, 6, 5, 7, 8};
+  EXPECT_NO_THROW(perplexity(model, std::span(ids).first(6), 3));  // 5 is only a target
+  try {
+    perplexity(model, ids, 3);
+    ADD_FAILURE() << "gave a number";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string_view(error.what()).find("window 2 of 3"), std::string_view::npos) << error.what();
+  }
 }
 
 }  // namespace

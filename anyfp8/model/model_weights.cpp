@@ -1,9 +1,12 @@
 #include "anyfp8/model/model_weights.h"
 
+#include <set>
 #include <string_view>
 #include <utility>
 
+#include "anyfp8/base/log.h"
 #include "anyfp8/base/text.h"
+#include "anyfp8/checkpoint/untrusted_text.h"
 #include "anyfp8/model/transformer_ops.h"
 
 namespace anyfp8 {
@@ -15,22 +18,24 @@ struct Loader {
   const ModelOptions& options;
   const Model::Progress& progress;
   const Format* format;
+  std::set<std::string_view> used;  // tensors, as the checkpoint holds their names
   ModelWeights weights;
 
   // Found under its name and in the shape that config.json asks for.
-  void expect(const std::string& name, const Shape& shape) const {
+  void expect(const std::string& name, const Shape& shape) {
     const auto info = checkpoint.info(name);
     if (!info) {
-      throw fail(ErrorCode::kNotFound, "tensor {} is missing; config.json asks for it with shape {}", name,
-                 shape_text(shape));
+      throw fail(ErrorCode::kNotFound, "tensor {} is missing; config.json asks for it with shape {}{}", name,
+                 shape_text(shape), config.assumed);
     }
     if (info->shape != shape) {
-      throw fail(ErrorCode::kInvalidFile, "tensor {} has shape {}; config.json asks for {}", name,
-                 shape_text(info->shape), shape_text(shape));
+      throw fail(ErrorCode::kInvalidFile, "tensor {} has shape {}; config.json asks for {}{}", name,
+                 shape_text(info->shape), shape_text(shape), config.assumed);
     }
+    used.insert(info->name);
   }
 
-  HostTensor tensor(const std::string& name, const Shape& shape) const {
+  HostTensor tensor(const std::string& name, const Shape& shape) {
     expect(name, shape);
     HostTensor found = checkpoint.tensor(name);
     if (is_float16_or_32(found.dtype())) return found;
@@ -38,7 +43,7 @@ struct Loader {
                dtype_name(found.dtype()));
   }
 
-  std::vector<float> norm(const std::string& module, int64_t size) const {
+  std::vector<float> norm(const std::string& module, int64_t size) {
     std::vector<float> values(static_cast<size_t>(size));
     widen(tensor(module + ".weight", {size}), 0, values);
     return values;
@@ -99,6 +104,40 @@ struct Loader {
     }
     add_linear(module, config.vocab, config.hidden, false, false);
   }
+
+  // Scales and notes of a used linear layer or of the attention around it (KV cache scales), and tables that
+  // the runner computes for itself.
+  bool may_be_left(std::string_view name) const {
+    if (name.ends_with(".rotary_emb.inv_freq")) return true;
+    const std::string_view module = name.substr(0, name.rfind('.') + 1), leaf = name.substr(module.size());
+    if (leaf.find("scale") == std::string_view::npos && leaf != "comfy_quant") return false;
+    const auto inside = used.lower_bound(module);
+    return inside != used.end() && inside->starts_with(module);
+  }
+
+  // A tensor of the model that nothing uses means that config.json is of another model: its text would be
+  // fluent and wrong.
+  void refuse_unused() const {
+    std::string_view first, first_outside;
+    size_t unused = 0, outside = 0;
+    for (const TensorInfo& tensor : checkpoint.tensors()) {
+      const bool head = tensor.name.starts_with("lm_head.");
+      if (used.contains(tensor.name) || (head && config.tied)) continue;
+      if (!head && !tensor.name.starts_with("model.")) {
+        if (outside++ == 0) first_outside = tensor.name;
+      } else if (!may_be_left(tensor.name)) {
+        if (unused++ == 0) first = tensor.name;
+      }
+    }
+    if (unused != 0) {
+      throw fail(ErrorCode::kInvalidFile,
+                 "tensor {} and {} more have no place in {} of {} layers; config.json is of another model",
+                 shown(first), unused - 1, config.architecture, config.layers);
+    }
+    if (outside == 0) return;
+    log_once(LogLevel::kWarning, fmt::format("{}: tensor {} and {} more are not of the model and are ignored",
+                                             checkpoint.path().string(), shown(first_outside), outside - 1));
+  }
 };
 
 }  // namespace
@@ -112,11 +151,12 @@ ModelWeights load_model_weights(const Checkpoint& checkpoint, const ModelConfig&
     throw fail(ErrorCode::kInvalidArgument, "activations are f32, bf16 or f16, not {}",
                dtype_name(options.activations));
   }
-  Loader loader{checkpoint, config, options, progress, find_format(checkpoint), {}};
+  Loader loader{checkpoint, config, options, progress, find_format(checkpoint), {}, {}};
   loader.weights.embedding = loader.tensor("model.embed_tokens.weight", {config.vocab, config.hidden});
   for (int64_t i = 0; i < config.layers; ++i) loader.add_layer(fmt::format("model.layers.{}.", i));
   loader.weights.final_norm = loader.norm("model.norm", config.hidden);
   loader.add_lm_head();
+  loader.refuse_unused();
   return std::move(loader.weights);
 }
 

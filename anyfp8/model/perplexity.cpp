@@ -10,8 +10,8 @@
 namespace anyfp8 {
 namespace {
 
-// Tokens a pass: bounds the logits to 64 * vocab * 4 bytes, 39 MB for a vocabulary of 151,936.
-constexpr int64_t kPassTokens = 64;
+// Of one pass. A file's vocabulary may have 2^24 entries; one of 151,936 gets 27 tokens a pass.
+constexpr int64_t kLogitsBytes = 16 << 20, kMaxPassTokens = 64;
 
 double negative_log_likelihood(std::span<const float> logits, int target) {
   const float largest = *std::max_element(logits.begin(), logits.end());
@@ -42,20 +42,28 @@ PerplexityResult perplexity(Model& model, std::span<const int> ids, int64_t wind
   const auto targets = static_cast<int64_t>(ids.size()) - 1;
   const int64_t windows = (targets + window - 1) / window;
   const auto vocab = static_cast<size_t>(config.vocab);
+  const int64_t pass_tokens = std::clamp<int64_t>(kLogitsBytes / (4 * config.vocab), 1, kMaxPassTokens);
   KvCache cache(config, std::min(window, targets));
-  std::vector<float> logits(static_cast<size_t>(std::min(kPassTokens, window)) * vocab);
+  std::vector<float> logits(static_cast<size_t>(std::min({pass_tokens, window, targets})) * vocab);
   double sum = 0;
   for (int64_t w = 0; w < windows; ++w) {
     cache.clear();
     const int64_t end = std::min((w + 1) * window, targets);
-    for (int64_t begin = w * window; begin < end; begin += kPassTokens) {
-      const auto count = static_cast<size_t>(std::min(kPassTokens, end - begin));
+    for (int64_t begin = w * window; begin < end; begin += pass_tokens) {
+      const auto count = static_cast<size_t>(std::min(pass_tokens, end - begin));
       const std::span<const int> inputs = ids.subspan(static_cast<size_t>(begin), count);
       model.forward(inputs, cache, std::span(logits).first(count * vocab), true);
       for (size_t t = 0; t < count; ++t) {
         sum += negative_log_likelihood(std::span(logits).subspan(t * vocab, vocab),
                                        ids[static_cast<size_t>(begin) + t + 1]);
       }
+    }
+    if (!std::isfinite(sum)) {
+      throw fail(
+          ErrorCode::kInvalidFile,
+          "the loss of window {} of {} (tokens {} to {}) is not finite; a weight or scale of the model is "
+          "broken, or its activations overflow the chosen dtype",
+          w + 1, windows, w * window, end);
     }
     if (on_window) on_window(w + 1, windows);
   }

@@ -20,6 +20,7 @@ struct RopeConfig {
   double beta_slow = 1.0;         // yarn
   bool truncate = true;           // yarn: the ramp begins and ends at whole dimensions
   double attention_factor = 1.0;  // yarn: multiplies cos and sin
+  bool operator==(const RopeConfig&) const = default;
 };
 
 // Angle per position of each pair of dimensions, [head_dim / 2].

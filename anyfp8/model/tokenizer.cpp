@@ -32,12 +32,12 @@ class Encoder {
   void cut_added(const TokenizerTables::AddedTokens& added, std::string_view text, const Visit& visit) {
     size_t done = 0;
     for (size_t at = 0; at < text.size();) {
-      const auto found = longest_added(added, text.substr(at));
-      if (found == added.ids.end()) {
+      const auto* found = longest_added(added, text.substr(at));
+      if (found == nullptr) {
         ++at;
         continue;
       }
-      const auto& [content, id] = *found;
+      const auto& [content, id, prefix] = *found;
       if (parse_special_ || !tables_.tokens.at(id).special) {
         if (at > done) visit(text.substr(done, at - done));
         ids_.push_back(id);
@@ -48,14 +48,15 @@ class Encoder {
     if (done < text.size()) visit(text.substr(done));
   }
 
-  static IdsByString::const_iterator longest_added(const TokenizerTables::AddedTokens& added,
-                                                   std::string_view text) {
-    if (!added.first_bytes[static_cast<unsigned char>(text[0])]) return added.ids.end();
-    for (const size_t length : added.lengths) {
-      if (length > text.size()) continue;
-      if (const auto found = added.ids.find(text.substr(0, length)); found != added.ids.end()) return found;
-    }
-    return added.ids.end();
+  // Whatever the text begins with is the greatest token that is not above the text, or begins that one too.
+  static const TokenizerTables::AddedToken* longest_added(const TokenizerTables::AddedTokens& added,
+                                                          std::string_view text) {
+    if (!added.first_bytes[static_cast<unsigned char>(text[0])]) return nullptr;
+    const auto& tokens = added.tokens;
+    const auto above = std::ranges::upper_bound(tokens, text, {}, &TokenizerTables::AddedToken::content);
+    ptrdiff_t at = above - tokens.begin() - 1;
+    while (at >= 0 && !text.starts_with(tokens[static_cast<size_t>(at)].content)) at = tokens[at].prefix;
+    return at < 0 ? nullptr : &tokens[static_cast<size_t>(at)];
   }
 
   void encode_part(std::string_view part, size_t step_index) {

@@ -2,8 +2,8 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "anyfp8/base/text.h"
 #include "anyfp8/checkpoint/config_json.h"
+#include "anyfp8/checkpoint/json_fields.h"
 #include "anyfp8/checkpoint/untrusted_text.h"
 #include "anyfp8/model/tokenizer_tables.h"
 
@@ -14,18 +14,13 @@ using nlohmann::json;
 
 constexpr size_t kMaxFileBytes = size_t{64} << 20;  // the largest published one has 33 MB
 constexpr int kMaxId = 1 << 24;
-constexpr size_t kMaxSteps = 16;         // of a pre-tokenizer; known ones have two or three
-constexpr size_t kMaxAddedBytes = 1024;  // of one added token: the search tries every length at every byte
-constexpr size_t kMaxAffixTokens = 64;   // put around a text by the post-processor; known ones put one or two
+constexpr size_t kMaxSteps = 16;        // of a pre-tokenizer; known ones have two or three
+constexpr size_t kMaxAddedBytes = 256;  // of one added token: the search may read so many at every byte
+constexpr size_t kMaxAffixTokens = 64;  // put around a text by the post-processor; known ones put one or two
 
 // What a ByteLevel step with use_regex cuts by: the pattern of GPT-2.
 constexpr std::string_view kByteLevelPattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
-
-std::string shown_value(const json& value) {
-  if (value.is_structured()) return value.type_name();
-  return value.is_string() ? shown(value.get_ref<const std::string&>()) : value.dump();
-}
 
 // Files write each byte of a token as one printable letter: bytes that print in Latin-1 as themselves, the
 // n-th of the others as U+0100 + n (a space is U+0120 "Ġ"). By letter; -1 for none.
@@ -54,59 +49,23 @@ std::optional<std::string> bytes_from_letters(std::string_view letters) {
   return bytes;
 }
 
-Error wrong_type(const json& value, std::string_view needed) {
-  return fail(ErrorCode::kInvalidFile, "is {} and must be {}", shown_value(value), needed);
-}
-
-// A member of an object that is not null; null where it is absent.
-const json* find_member(const json& object, const char* key) {
-  if (!object.is_object()) throw wrong_type(object, "an object");
-  const auto found = object.find(key);
-  return found == object.end() || found->is_null() ? nullptr : &*found;
-}
-
-const json& need_member(const json& object, const char* key) {
-  const json* found = find_member(object, key);
-  if (!found) throw fail(ErrorCode::kInvalidFile, "has no \"{}\"", key);
-  return *found;
-}
-
-const std::string& need_string(const json& value) {
-  if (!value.is_string()) throw wrong_type(value, "a string");
-  return value.get_ref<const std::string&>();
-}
-
-const json& need_array(const json& value) {
-  if (!value.is_array()) throw wrong_type(value, "an array");
+const json& array_member(const json& object, const char* key) {
+  const json& value = need_member(object, key);
+  if (!value.is_array()) throw wrong_value(key, value, "an array");
   return value;
 }
 
-const std::string& type_of(const json& component) { return need_string(need_member(component, "type")); }
-
-bool flag(const json& object, const char* key, bool when_absent) {
-  const json* found = find_member(object, key);
-  if (!found) return when_absent;
-  if (!found->is_boolean())
-    throw fail(ErrorCode::kInvalidFile, "\"{}\" is {} and must be true or false", key, shown_value(*found));
-  return found->get<bool>();
+const std::string& string_member(const json& object, const char* key) {
+  const json& value = need_member(object, key);
+  if (!value.is_string()) throw wrong_value(key, value, "a string");
+  return value.get_ref<const std::string&>();
 }
 
-int read_id(const json& value) {
-  if (!value.is_number_integer()) throw wrong_type(value, "a token id");
-  const int64_t id = value.get<int64_t>();
-  if (id < 0 || id >= kMaxId)
-    throw fail(ErrorCode::kInvalidFile, "id {} is not below {}", shown_value(value), kMaxId);
-  return static_cast<int>(id);
-}
-
-// Runs `read`; an Error gets the place in front.
-template <typename Read>
-void at_place(std::string_view place, const Read& read) {
-  try {
-    read();
-  } catch (Error& error) {
-    throw std::move(error).in(place);
+int read_id(std::string_view name, const json& value) {
+  if (!value.is_number_integer() || value.get<int64_t>() < 0 || value.get<int64_t>() >= kMaxId) {
+    throw wrong_value(shown(name), value, fmt::format("a token id from 0 to {}", kMaxId - 1));
   }
+  return value.get<int>();
 }
 
 class Loader {
@@ -116,16 +75,14 @@ class Loader {
     const json& model = need_member(file, "model");
     at_place("model", [&] { read_model(model); });
     at_place("normalizer", [&] { read_normalizer(find_member(file, "normalizer")); });
-    if (const json* added = find_member(file, "added_tokens")) {
-      need_array(*added);
-      for (size_t i = 0; i < added->size(); ++i) {
-        at_place(fmt::format("added_tokens[{}]", i), [&] { read_added_token((*added)[i]); });
+    if (find_member(file, "added_tokens")) {
+      const json& added = array_member(file, "added_tokens");
+      for (size_t i = 0; i < added.size(); ++i) {
+        at_place(fmt::format("added_tokens[{}]", i), [&] { read_added_token(added[i]); });
       }
     }
-    for (auto* lengths : {&tables_->added.lengths, &tables_->added_normalized.lengths}) {
-      std::sort(lengths->rbegin(), lengths->rend());
-      lengths->erase(std::unique(lengths->begin(), lengths->end()), lengths->end());
-    }
+    finish(tables_->added.tokens);
+    finish(tables_->added_normalized.tokens);
     at_place("pre_tokenizer", [&] {
       read_pre_tokenizer(need_member(file, "pre_tokenizer"));
       if (!byte_level_)
@@ -135,7 +92,7 @@ class Loader {
       at_place("post_processor", [&] { read_post_processor(*post); });
     }
     at_place("decoder", [&] {
-      const std::string& type = type_of(need_member(file, "decoder"));
+      const std::string& type = string_member(need_member(file, "decoder"), "type");
       if (type != "ByteLevel") throw unsupported_type(type, "ByteLevel");
     });
     return std::move(tables_);
@@ -147,36 +104,33 @@ class Loader {
   }
 
   void read_model(const json& model) {
-    if (const std::string& type = type_of(model); type != "BPE") throw unsupported_type(type, "BPE");
+    if (const std::string& type = string_member(model, "type"); type != "BPE")
+      throw unsupported_type(type, "BPE");
     for (const char* key :
          {"dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"}) {
       const json* value = find_member(model, key);
       if (!value || *value == "" || *value == false || *value == 0) continue;
       throw fail(ErrorCode::kUnsupported,
                  "\"{}\" is {}: byte-level BPE has no use for it, and it is not supported", key,
-                 shown_value(*value));
+                 value_text(*value));
     }
-    ignore_merges_ = flag(model, "ignore_merges", false);
+    ignore_merges_ = bool_member(model, "ignore_merges", false);
     tables_->byte_ids.fill(-1);
 
     const json& vocab = need_member(model, "vocab");
+    if (!vocab.is_object()) throw wrong_value("vocab", vocab, "an object");
     at_place("vocab", [&] {
-      if (!vocab.is_object()) throw wrong_type(vocab, "an object");
       tables_->tokens.reserve(vocab.size());
       tables_->ids.reserve(vocab.size());
       for (const auto& [content, value] : vocab.items()) {
-        try {
-          const int id = read_id(value);
-          add_token(content, id);
-          note_piece(content, id);
-        } catch (Error& error) {
-          throw std::move(error).in(shown(content));
-        }
+        const int id = read_id(content, value);
+        add_token(content, id);
+        note_piece(content, id);
       }
     });
     check_byte_ids();
 
-    const json& merges = need_array(need_member(model, "merges"));
+    const json& merges = array_member(model, "merges");
     tables_->merges.reserve(merges.size());
     for (size_t i = 0; i < merges.size(); ++i) {
       try {
@@ -223,18 +177,16 @@ class Loader {
   void read_merge(const json& merge, uint32_t rank) {
     std::string_view left, right;
     if (merge.is_string()) {
-      const std::string_view text = need_string(merge);
-      const size_t space = text.find(' ');
-      if (space == std::string_view::npos || text.find(' ', space + 1) != std::string_view::npos) {
-        throw wrong_type(merge, "two tokens with a space between them");
-      }
+      const std::string_view text = merge.get_ref<const std::string&>();
+      const size_t space = std::min(text.find(' '), text.size());
       left = text.substr(0, space);
-      right = text.substr(space + 1);
-    } else if (merge.is_array() && merge.size() == 2) {
-      left = need_string(merge[0]);
-      right = need_string(merge[1]);
-    } else {
-      throw wrong_type(merge, "a string or an array of two strings");
+      right = text.substr(std::min(space + 1, text.size()));
+    } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string()) {
+      left = merge[0].get_ref<const std::string&>();
+      right = merge[1].get_ref<const std::string&>();
+    }
+    if (left.empty() || right.empty() || (merge.is_string() && right.find(' ') != std::string_view::npos)) {
+      throw wrong_value("it", merge, "two tokens, in an array or in a string with a space between them");
     }
     const int left_id = need_model_token(left);
     const int right_id = need_model_token(right);
@@ -252,9 +204,9 @@ class Loader {
 
   void read_normalizer(const json* normalizer) {
     if (!normalizer) return;
-    const std::string& type = type_of(*normalizer);
+    const std::string& type = string_member(*normalizer, "type");
     if (type == "Sequence") {
-      for (const json& part : need_array(need_member(*normalizer, "normalizers"))) read_normalizer(&part);
+      for (const json& part : array_member(*normalizer, "normalizers")) read_normalizer(&part);
     } else if (type == "NFC") {
       tables_->nfc = true;
     } else {
@@ -263,34 +215,46 @@ class Loader {
   }
 
   void read_added_token(const json& token) {
-    const std::string& content = need_string(need_member(token, "content"));
+    const std::string& content = string_member(token, "content");
     if (content.empty() || content.size() > kMaxAddedBytes) {
       throw fail(ErrorCode::kInvalidFile, "content has {} bytes and must have 1 to {}", content.size(),
                  kMaxAddedBytes);
     }
     for (const char* key : {"single_word", "lstrip", "rstrip"}) {
-      if (flag(token, key, false)) {
+      if (bool_member(token, key, false)) {
         throw fail(ErrorCode::kUnsupported, "\"{}\" of {} is set and is not supported", key, shown(content));
       }
     }
-    const int id = read_id(need_member(token, "id"));
-    const bool special = flag(token, "special", false);
+    const int id = read_id("id", need_member(token, "id"));
+    const bool special = bool_member(token, "special", false);
     TokenizerTables::Token& known = add_token(content, id);
     known.special = known.special || special;
     // Ordinary text never becomes a special token.
     if (special) tables_->whole_pieces.erase(known.bytes);
-    const bool normalized = flag(token, "normalized", !special);
+    const bool normalized = bool_member(token, "normalized", !special);
     TokenizerTables::AddedTokens& added = normalized ? tables_->added_normalized : tables_->added;
     const std::string& searched = normalized && tables_->nfc ? normalize_nfc(content) : content;
-    added.ids.insert_or_assign(searched, id);
-    added.lengths.push_back(searched.size());
+    added.tokens.push_back({searched, id});
     added.first_bytes.set(static_cast<unsigned char>(searched[0]));
   }
 
+  static void finish(std::vector<TokenizerTables::AddedToken>& tokens) {
+    std::ranges::sort(tokens, {}, &TokenizerTables::AddedToken::content);
+    const auto same = [](const auto& a, const auto& b) { return a.content == b.content; };
+    tokens.erase(std::unique(tokens.begin(), tokens.end(), same), tokens.end());
+    // What a token begins with is the one before it in order, or begins that one too.
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      ptrdiff_t before = static_cast<ptrdiff_t>(i) - 1;
+      while (before >= 0 && !tokens[i].content.starts_with(tokens[before].content))
+        before = tokens[before].prefix;
+      tokens[i].prefix = before;
+    }
+  }
+
   void read_pre_tokenizer(const json& step) {
-    const std::string& type = type_of(step);
+    const std::string& type = string_member(step, "type");
     if (type == "Sequence") {
-      for (const json& part : need_array(need_member(step, "pretokenizers"))) read_pre_tokenizer(part);
+      for (const json& part : array_member(step, "pretokenizers")) read_pre_tokenizer(part);
       return;
     }
     if (type != "Split" && type != "ByteLevel") throw unsupported_type(type, "Sequence, Split and ByteLevel");
@@ -301,27 +265,27 @@ class Loader {
     TokenizerTables::Step& read = tables_->steps.emplace_back();
     if (type == "Split") return read_split(step, read);
     byte_level_ = true;
-    read.add_prefix_space = flag(step, "add_prefix_space", true);
-    if (flag(step, "use_regex", true)) read.regex = std::make_unique<UnicodeRegex>(kByteLevelPattern);
+    read.add_prefix_space = bool_member(step, "add_prefix_space", true);
+    if (bool_member(step, "use_regex", true)) read.regex = std::make_unique<UnicodeRegex>(kByteLevelPattern);
   }
 
   static void read_split(const json& split, TokenizerTables::Step& step) {
-    const json* pattern = find_member(need_member(split, "pattern"), "Regex");
-    if (!pattern)
+    const json& pattern = need_member(split, "pattern");
+    if (!find_member(pattern, "Regex"))
       throw Error(ErrorCode::kUnsupported,
                   "Split has a pattern that is not a \"Regex\", which is not supported");
-    step.regex = std::make_unique<UnicodeRegex>(need_string(*pattern));
-    if (const std::string& behavior = need_string(need_member(split, "behavior")); behavior != "Isolated") {
+    step.regex = std::make_unique<UnicodeRegex>(string_member(pattern, "Regex"));
+    if (const std::string& behavior = string_member(split, "behavior"); behavior != "Isolated") {
       throw fail(ErrorCode::kUnsupported, "Split has behavior {}, only Isolated is supported",
                  shown(behavior));
     }
   }
 
   void read_post_processor(const json& post) {
-    const std::string& type = type_of(post);
+    const std::string& type = string_member(post, "type");
     if (type == "ByteLevel") return;  // it moves offsets, and there are none here
     if (type == "Sequence") {
-      for (const json& part : need_array(need_member(post, "processors"))) read_post_processor(part);
+      for (const json& part : array_member(post, "processors")) read_post_processor(part);
     } else if (type == "TemplateProcessing") {
       read_template(post);
     } else {
@@ -332,21 +296,22 @@ class Loader {
   void read_template(const json& post) {
     std::vector<int> prefix, suffix;
     bool after_text = false;
-    for (const json& part : need_array(need_member(post, "single"))) {
+    for (const json& part : array_member(post, "single")) {
       if (find_member(part, "Sequence")) {
         if (after_text)
           throw Error(ErrorCode::kUnsupported, "\"single\" has the text twice, which is not supported");
         after_text = true;
         continue;
       }
-      const std::string& name = need_string(need_member(need_member(part, "SpecialToken"), "id"));
+      const std::string& name = string_member(need_member(part, "SpecialToken"), "id");
       const json& special = need_member(need_member(post, "special_tokens"), name.c_str());
-      for (const json& id : need_array(need_member(special, "ids"))) {
-        (after_text ? suffix : prefix).push_back(read_id(id));
-        if (!tables_->tokens.contains(read_id(id))) {
+      for (const json& id : array_member(special, "ids")) {
+        const int known = read_id("ids", id);
+        if (!tables_->tokens.contains(known)) {
           throw fail(ErrorCode::kInvalidFile, "special token {} has id {}, which no token has", shown(name),
-                     read_id(id));
+                     known);
         }
+        (after_text ? suffix : prefix).push_back(known);
       }
     }
     if (!after_text)
@@ -367,10 +332,16 @@ class Loader {
 }  // namespace
 
 std::shared_ptr<const TokenizerTables> load_tokenizer_tables(const std::filesystem::path& path) {
+  std::error_code error;
+  const auto bytes = std::filesystem::file_size(path, error);
+  if (error) {
+    throw fail(ErrorCode::kNotFound,
+               "{}: {}; the text of a model needs it, download it from where the model came from",
+               path.string(), error.message());
+  }
+  if (bytes == 0) throw fail(ErrorCode::kInvalidFile, "{}: is empty; download it again", path.string());
   const json file = read_json_file(path, kMaxFileBytes);
-  std::shared_ptr<const TokenizerTables> tables;
-  at_place(path.string(), [&] { tables = Loader().load(file); });
-  return tables;
+  return at_place(path.string(), [&] { return Loader().load(file); });
 }
 
 }  // namespace anyfp8

@@ -3,6 +3,7 @@
 // Internal: what tokenizer_load.cpp makes of a tokenizer.json and tokenizer.cpp works with.
 #include <array>
 #include <bitset>
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -31,9 +32,13 @@ struct TokenizerTables {
     int merged;     // id
   };
   // Tokens that are cut out of the text before anything else.
+  struct AddedToken {
+    std::string content;
+    int id;
+    ptrdiff_t prefix = -1;  // index of the longest other one that this begins with
+  };
   struct AddedTokens {
-    IdsByString ids;
-    std::vector<size_t> lengths;  // in bytes, each once, longest first
+    std::vector<AddedToken> tokens;  // ascending by content, without repeats
     std::bitset<256> first_bytes;
   };
   // One step of the pre-tokenizer, applied to every piece of the step before.

@@ -15,7 +15,7 @@ namespace {
 
 // Work of one match, in units of about a millisecond. A match of a sane pattern over 1 MB stays below 100; a
 // pattern that backtracks without end would run for days.
-constexpr int32_t kMatchTimeLimit = 5000;
+constexpr int32_t kMatchTimeLimit = 1000;
 // Memory for backtracking. The patterns of known models loop over sets, which takes one entry however long
 // the run.
 constexpr int32_t kMatchStackBytes = 32 << 20;
@@ -87,9 +87,10 @@ void UnicodeRegex::split(std::string_view text, const std::function<void(std::st
   }
   if (U_FAILURE(status)) {
     throw fail(ErrorCode::kUnsupported,
-               "the regular expression of the pre-tokenizer stopped at byte {} of {} with {}: cut the text "
-               "into shorter parts",
-               at, text.size(), u_errorName(status));
+               "the tokenizer's regular expression takes too much time or memory ({}) at byte {} of a text "
+               "of {}: it "
+               "backtracks where that of a known model does not; get the model's own tokenizer.json",
+               u_errorName(status), at, text.size());
   }
   take_until(wide.length());
 }

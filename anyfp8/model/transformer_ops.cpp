@@ -3,7 +3,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "anyfp8/base/float8.h"
+#include "anyfp8/base/element.h"
 
 namespace anyfp8 {
 
@@ -27,16 +27,8 @@ void add_to(float* y, const float* x, int64_t size) noexcept {
 }
 
 void widen(const HostTensor& tensor, int64_t first, std::span<float> out) noexcept {
-  const std::byte* bytes = tensor.data() + static_cast<size_t>(first) * dtype_bytes(tensor.dtype());
-  if (tensor.dtype() == DType::kF32) {
-    std::memcpy(out.data(), bytes, out.size_bytes());
-    return;
-  }
-  const bool bf16 = tensor.dtype() == DType::kBF16;
   for (size_t i = 0; i < out.size(); ++i) {
-    uint16_t code;
-    std::memcpy(&code, bytes + 2 * i, sizeof(code));
-    out[i] = bf16 ? bf16_to_f32(code) : f16_to_f32(code);
+    out[i] = load_element(tensor.data(), tensor.dtype(), first + static_cast<int64_t>(i));
   }
 }
 
