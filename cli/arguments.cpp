@@ -17,9 +17,10 @@ CLI::App* add_verb(CLI::App& app, const std::string& name, const std::string& su
 }
 
 void add_model(CLI::App& verb, std::filesystem::path& model) {
-  verb.add_option("MODEL", model, "Folder of a Hugging Face model, or one .safetensors file")
+  verb.add_option("MODEL", model, "Folder of a model, or one .safetensors file")
       ->type_name("")
-      ->required();
+      ->required()
+      ->check(not_empty());
 }
 
 void add_json(CLI::App& verb, bool& json) {
@@ -29,13 +30,14 @@ void add_json(CLI::App& verb, bool& json) {
 void add_threads(CLI::App& verb) {
   verb.add_option_function<int>(
           "--threads", [](int count) { set_num_threads(count); },
-          "CPU threads (default: ANYFP8_THREADS, else every CPU)")
+          "CPU threads (default: ANYFP8_THREADS, else all)")
       ->type_name("N")
       ->check(CLI::Range(1, 1024));
 }
 
 void add_device(CLI::App& verb, DeviceChoice& choice, bool allow_absent) {
-  const auto parse = [&choice, allow_absent](const std::string& name) {
+  const auto parse = [&choice, allow_absent](const std::string& spelled) {
+    const std::string name = CLI::detail::to_lower(spelled);
     choice.named = checked("--device", [&] { return device_from_name(name); });
     const std::vector<std::string> absent = virtual_device_names();
     choice.present = std::find(absent.begin(), absent.end(), name) == absent.end();
@@ -45,9 +47,8 @@ void add_device(CLI::App& verb, DeviceChoice& choice, bool allow_absent) {
     }
   };
   verb.add_option_function<std::string>("--device", parse,
-                                        allow_absent
-                                            ? "cpu, or hardware that need not be here: sm_86, cpu:avx2, ..."
-                                            : "cpu, or a device of `anyfp8 devices`")
+                                        allow_absent ? "cpu, sm_86, cpu:avx2, ...: it need not be here"
+                                                     : "cpu, or a device of `anyfp8 devices`")
       ->type_name("NAME")
       ->default_str("cpu");
 }
@@ -110,6 +111,11 @@ void check_kernel_name(const std::string& option, const std::string& name) {
   for (const Kernel* kernel : all_kernels()) names.push_back(kernel->name);
   throw CLI::ValidationError(option,
                              fmt::format("{} is no kernel; there are {}", name, fmt::join(names, ", ")));
+}
+
+CLI::Validator not_empty() {
+  return CLI::Validator(
+      [](const std::string& text) { return text.empty() ? "the name is empty" : std::string(); }, "");
 }
 
 CLI::Validator number_between(double least, double most) {

@@ -38,6 +38,8 @@ void add_kernel_wishes(CLI::App& verb, SelectOptions& select);
 
 void check_kernel_name(const std::string& option, const std::string& name);
 
+CLI::Validator not_empty();
+
 // Finite and in [least, most].
 CLI::Validator number_between(double least, double most);
 

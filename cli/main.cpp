@@ -41,8 +41,12 @@ std::string version_text() {
                      compiler, cuda, icu, openmp);
 }
 
+// One line: of an error with a line for each kernel the first.
 void print_failure(std::string_view text) {
-  print_err("{} {}\n", styled(Style::kRed, "anyfp8: error:", stderr), printable(text));
+  std::string line = printable(text.substr(0, text.find(":\n")));
+  if (line.size() < text.size() && text.find(":\n") != std::string_view::npos)
+    line += " (anyfp8 plan MODEL shows every kernel's reason)";
+  print_err("{} {}\n", styled(Style::kRed, "anyfp8: error:", stderr), line);
 }
 
 int usage_failure(std::string_view text, std::string_view verb) {
@@ -52,19 +56,22 @@ int usage_failure(std::string_view text, std::string_view verb) {
 }
 
 // A program started with stdin, stdout or stderr closed would get these numbers for the files it opens, and
-// print into them.
+// print into them. Nothing can be said without stdout.
 void occupy_standard_streams() {
+  const bool silent = fcntl(STDOUT_FILENO, F_GETFD) == -1;
   for (int fd = 0; fd <= 2; ++fd) {
     if (fcntl(fd, F_GETFD) == -1 && open("/dev/null", O_RDWR) != fd) std::_Exit(kFailed);
   }
+  if (silent) throw fail(ErrorCode::kIo, "standard output is closed");
 }
 
 void log_to_stderr(int verbosity) {
   const LogLevel least = verbosity >= 2   ? LogLevel::kDebug
                          : verbosity == 1 ? LogLevel::kInfo
                                           : LogLevel::kWarning;
-  // The library passes on what ANYFP8_LOG allows, and -v wishes for more than its default.
-  if (verbosity > 0) setenv("ANYFP8_LOG", verbosity >= 2 ? "debug" : "info", 0);
+  set_verbosity(verbosity);
+  // The library passes on what ANYFP8_LOG allows; -v is asked for more plainly than that.
+  if (verbosity > 0) setenv("ANYFP8_LOG", verbosity >= 2 ? "debug" : "info", 1);
   set_log_sink([least](LogLevel level, std::string_view text) {
     if (level < least && std::getenv("ANYFP8_LOG") == nullptr) return;
     const char* name = level == LogLevel::kWarning ? "warning" : level == LogLevel::kInfo ? "info" : "debug";
@@ -73,6 +80,7 @@ void log_to_stderr(int verbosity) {
                      fmt::format("anyfp8: {}:", name), stderr),
               printable(text));
   });
+  log_message(LogLevel::kDebug, printable(version_text()));
 }
 
 // "--max-tokens N" with ranges left to the error messages, defaults behind the description, and no shouting.
@@ -91,10 +99,10 @@ class HelpFormatter : public CLI::Formatter {
 int program(int argc, char** argv) {
   Run run;
   CLI::App app(
-      "Runs the linear layers of FP8 models on any hardware, and says which kernel runs which layer.",
+      "Runs the linear layers of FP8 models on any hardware,\nand says which kernel runs which layer.",
       "anyfp8");
   app.formatter(std::make_shared<HelpFormatter>());
-  app.get_formatter()->column_width(30);
+  app.get_formatter()->column_width(28);
   int verbosity = 0;
   app.add_flag_callback(
       "--version", [] { throw CLI::CallForVersion(version_text(), 0); }, "Version, compiler, features");
@@ -121,6 +129,14 @@ int program(int argc, char** argv) {
   } catch (const CLI::CallForVersion& version) {
     print_out("{}\n", version.what());
     return kOk;
+  } catch (const CLI::ExtrasError& error) {
+    const std::vector<std::string> rest = app.remaining();
+    if (!verb().empty() || rest.empty() || rest.front().starts_with("-"))
+      return usage_failure(error.what(), verb());
+    std::vector<std::string> verbs;
+    for (const CLI::App* one : app.get_subcommands({})) verbs.push_back(one->get_name());
+    return usage_failure(
+        fmt::format("there is no verb {}; the verbs are {}", rest.front(), fmt::join(verbs, ", ")), "");
   } catch (const CLI::ParseError& error) {
     return usage_failure(error.what(), verb());
   }
@@ -149,7 +165,7 @@ int main(int argc, char** argv) {
     print_failure(error.what());
     return kFailed;
   } catch (const std::bad_alloc&) {
-    print_failure("out of memory; close other programs, or use a smaller model or --max-tokens");
+    print_failure("out of memory; close other programs, or ask for less at once");
     return kFailed;
   } catch (const std::filesystem::filesystem_error& error) {
     print_failure(fmt::format("{}: {}", error.path1().string(), error.code().message()));

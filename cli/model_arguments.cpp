@@ -4,8 +4,10 @@
 
 #include <chrono>
 
+#include "anyfp8/base/log.h"
 #include "anyfp8/base/threads.h"
 #include "cli/arguments.h"
+#include "cli/model_layers.h"
 #include "cli/selection_text.h"
 #include "cli/terminal.h"
 
@@ -21,7 +23,7 @@ size_t peak_memory_bytes() {
 void report(const ModelArguments& arguments, const Model& model, double seconds) {
   std::vector<PlannedLayer> planned;
   for (const Model::LayerInfo& layer : model.linears()) {
-    planned.push_back({layer.module, layer.linear->config(), layer.linear->selection()});
+    planned.push_back({layer.module, layer.linear->config(), &layer.linear->selection()});
   }
   const double resident = static_cast<double>(model.linear_bytes() + model.other_bytes());
   const double as_16bit =
@@ -30,7 +32,11 @@ void report(const ModelArguments& arguments, const Model& model, double seconds)
             styled(Style::kBold, printable(arguments.path.string()), stderr), model.config().architecture,
             count_text(static_cast<double>(model.linear_parameters())),
             dtype_name(arguments.options.activations), num_threads(), num_threads() == 1 ? "" : "s");
-  print_err("{}", selections_summary(planned, stderr));
+  print_err("{}", (verbosity() > 0 ? selections_text : selections_summary)(planned, stderr));
+  for (const PlannedLayer& layer : planned) {
+    log_message(LogLevel::kDebug, fmt::format("{}: {} x {}, {}", layer.module, layer.config.n, layer.config.k,
+                                              layer.selection->kernel_for(1).name));
+  }
   print_err("loaded in {}; weights {}, in 16 bit {} ({:.0f} % of it); process peak {}\n",
             seconds_text(seconds), bytes_text(resident), bytes_text(as_16bit), 100 * resident / as_16bit,
             bytes_text(static_cast<double>(peak_memory_bytes())));
@@ -48,7 +54,7 @@ void add_model_arguments(CLI::App& verb, ModelArguments& arguments) {
             arguments.options.quantize_at_load =
                 checked("--quantize-at-load", [&] { return quantize_scheme_from_name(name); });
           },
-          "Quantise 16-bit layers: tensor, channel, block, mxfp8")
+          "16-bit layers to tensor, channel, block, mxfp8")
       ->type_name("SCHEME");
   verb.add_flag("--assume-unit-scale", arguments.options.load.assume_unit_scale,
                 "Take FP8 weights without a scale as they are");
@@ -57,13 +63,16 @@ void add_model_arguments(CLI::App& verb, ModelArguments& arguments) {
   verb.add_flag("-q,--quiet", arguments.quiet, "Nothing on stderr but errors");
 }
 
-OpenedModel open_model(const ModelArguments& arguments) {
+OpenedModel open_model(const ModelArguments& arguments,
+                       const std::function<void(const Tokenizer&, const ModelConfig&)>& check) {
   const auto begin = std::chrono::steady_clock::now();
   ModelOptions options = arguments.options;
   options.device = cpu_device();
   const Checkpoint checkpoint = Checkpoint::open(arguments.path);
-  read_model_config(checkpoint);  // an unsupported architecture is said before anything of size is read
-  Tokenizer tokenizer = Tokenizer::open(arguments.path);
+  // What cannot work is said before anything of size is read.
+  const ModelConfig config = naming(arguments.path, [&] { return read_model_config(checkpoint); });
+  Tokenizer tokenizer = naming(arguments.path, [&] { return Tokenizer::open(arguments.path); });
+  if (check) check(tokenizer, config);
   ProgressBar bar("loading", 1, !arguments.quiet);
   double shown = 0;
   Model model = Model::load(checkpoint, options, [&](int64_t done, int64_t total) {

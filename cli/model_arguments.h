@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <filesystem>
+#include <functional>
 
 #include "anyfp8/model/model.h"
 #include "anyfp8/model/tokenizer.h"
@@ -22,7 +23,9 @@ struct OpenedModel {
   double load_seconds;
 };
 
-// Reports on stderr, unless quiet: progress on a terminal, then each kernel choice, load time and memory.
-OpenedModel open_model(const ModelArguments& arguments);
+// check() may refuse before weights are read. Reports on stderr, unless quiet: progress on a terminal, then
+// each kernel choice, load time and memory.
+OpenedModel open_model(const ModelArguments& arguments,
+                       const std::function<void(const Tokenizer&, const ModelConfig&)>& check = {});
 
 }  // namespace anyfp8::cli

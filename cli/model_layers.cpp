@@ -46,6 +46,10 @@ std::string ranges_text(const std::set<int>& numbers) {
 
 }  // namespace
 
+std::string anomaly_text(const Anomaly& anomaly) {
+  return anomaly.text.starts_with(anomaly.tensor) ? anomaly.text : anomaly.tensor + ": " + anomaly.text;
+}
+
 bool is_embedding(std::string_view module) {
   const std::string_view last = parts_of(module).back();
   return last.find("embed") != std::string_view::npos || last == "wte" || last == "wpe";
@@ -63,7 +67,7 @@ bool module_before(std::string_view a, std::string_view b) {
 std::vector<ModelLayer> linear_layers(const Checkpoint& checkpoint, const Inspection& inspection) {
   if (!inspection.errors.empty()) {
     const Anomaly& first = inspection.errors.front();
-    throw fail(ErrorCode::kInvalidFile, "{}: {}{}", first.tensor, first.text,
+    throw fail(ErrorCode::kInvalidFile, "{}{}", anomaly_text(first),
                inspection.errors.size() == 1
                    ? ""
                    : fmt::format(" ({} more like it: see anyfp8 inspect)", inspection.errors.size() - 1));
@@ -102,40 +106,41 @@ std::vector<ModelLayer> linear_layers(const Checkpoint& checkpoint, const Inspec
   return layers;
 }
 
-std::vector<LayerGroup> group_layers(std::span<const std::string> modules,
-                                     const std::function<std::string(size_t)>& alike) {
-  struct Pattern {
-    std::vector<std::string> parts;      // numbers left empty
-    std::vector<std::set<int>> numbers;  // for each part
-  };
-  std::vector<LayerGroup> groups;
-  std::vector<Pattern> patterns;
+std::vector<std::vector<size_t>> group_layers(std::span<const std::string_view> modules,
+                                              const std::function<std::string(size_t)>& alike) {
+  std::vector<std::vector<size_t>> groups;
   std::map<std::string, size_t> places;
   for (size_t i = 0; i < modules.size(); ++i) {
-    const auto parts = parts_of(modules[i]);
     std::string key = alike(i);
-    for (const std::string_view part : parts)
-      key += fmt::format("\n{}", is_number(part) ? std::string_view("#") : part);
+    for (const std::string_view part : parts_of(modules[i])) {
+      key += '\n';
+      key += is_number(part) ? std::string_view("#") : part;
+    }
     const auto [place, is_new] = places.try_emplace(std::move(key), groups.size());
-    if (is_new) {
-      groups.emplace_back();
-      patterns.push_back({{}, std::vector<std::set<int>>(parts.size())});
-      for (const std::string_view part : parts)
-        patterns.back().parts.emplace_back(is_number(part) ? "" : part);
-    }
-    groups[place->second].members.push_back(i);
-    for (size_t p = 0; p < parts.size(); ++p) {
-      if (is_number(parts[p])) patterns[place->second].numbers[p].insert(number_of(parts[p]));
-    }
-  }
-  for (size_t g = 0; g < groups.size(); ++g) {
-    std::vector<std::string> parts = patterns[g].parts;
-    for (size_t p = 0; p < parts.size(); ++p) {
-      if (!patterns[g].numbers[p].empty()) parts[p] = ranges_text(patterns[g].numbers[p]);
-    }
-    groups[g].name = fmt::format("{}", fmt::join(parts, "."));
+    if (is_new) groups.emplace_back();
+    groups[place->second].push_back(i);
   }
   return groups;
+}
+
+std::string group_name(std::span<const std::string_view> modules, std::span<const size_t> members) {
+  const auto first = parts_of(modules[members.front()]);
+  std::vector<std::set<int>> numbers(first.size());  // for each part
+  for (const size_t i : members) {
+    const auto parts = parts_of(modules[i]);
+    for (size_t p = 0; p < parts.size(); ++p) {
+      if (is_number(parts[p])) numbers[p].insert(number_of(parts[p]));
+    }
+  }
+  std::vector<std::string> parts;
+  for (size_t p = 0; p < first.size(); ++p)
+    parts.push_back(numbers[p].empty() ? std::string(first[p]) : ranges_text(numbers[p]));
+  return fmt::format("{}", fmt::join(parts, "."));
+}
+
+std::string more_groups_text(size_t groups) {
+  if (groups <= kMostGroupsShown) return {};
+  return fmt::format("... and {} more groups\n", groups - kMostGroupsShown);
 }
 
 }  // namespace anyfp8::cli

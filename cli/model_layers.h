@@ -1,11 +1,13 @@
 #pragma once
 
+#include <filesystem>
 #include <functional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "anyfp8/base/error.h"
 #include "anyfp8/kernels/kernel.h"
 #include "anyfp8/scheme/format.h"
 
@@ -21,6 +23,9 @@ struct ModelLayer {
   bool bias = false;
 };
 
+// "<tensor>: <text>", the tensor once.
+std::string anomaly_text(const Anomaly& anomaly);
+
 // Embeddings are looked up, not multiplied, and stay 16 bit.
 bool is_embedding(std::string_view module);
 
@@ -31,14 +36,28 @@ std::vector<ModelLayer> linear_layers(const Checkpoint& checkpoint, const Inspec
 // Less-than for module names: numbers by value.
 bool module_before(std::string_view a, std::string_view b);
 
-// Layers that are alike and whose names differ in numbers only.
-struct LayerGroup {
-  std::string name;             // "model.layers.{0..7}.mlp.up_proj"
-  std::vector<size_t> members;  // indices into the modules given
-};
-// alike(i): text that is equal for layers that may share a group. Groups come in the order of their first
-// member.
-std::vector<LayerGroup> group_layers(std::span<const std::string> modules,
-                                     const std::function<std::string(size_t)>& alike);
+// Layers that are alike and whose names differ in numbers only, as indices into `modules`. alike(i): text
+// that is equal for layers that may share a group. Groups come in the order of their first member.
+std::vector<std::vector<size_t>> group_layers(std::span<const std::string_view> modules,
+                                              const std::function<std::string(size_t)>& alike);
+
+// "model.layers.{0..7}.mlp.up_proj"
+std::string group_name(std::span<const std::string_view> modules, std::span<const size_t> members);
+
+// A file may hold ten thousands of layers that are all different: a text shows this many groups, then how
+// many are left.
+inline constexpr size_t kMostGroupsShown = 200;
+std::string more_groups_text(size_t groups);  // "... and 29800 more groups\n"; empty for up to 200 groups
+
+// Runs f() and puts the path in front of an Error that does not name it.
+template <typename Function>
+auto naming(const std::filesystem::path& path, Function&& f) {
+  try {
+    return f();
+  } catch (Error& error) {
+    if (std::string_view(error.what()).find(path.string()) == std::string_view::npos) error.in(path.string());
+    throw;
+  }
+}
 
 }  // namespace anyfp8::cli

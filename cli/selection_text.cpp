@@ -1,7 +1,11 @@
 #include "cli/selection_text.h"
 
+#include <algorithm>
 #include <limits>
 #include <map>
+#include <unordered_map>
+#include <utility>
+#include <vector>
 
 #include "cli/model_layers.h"
 #include "cli/terminal.h"
@@ -32,29 +36,45 @@ std::vector<std::vector<size_t>> partition(std::span<const PlannedLayer> layers,
                                            std::string (*alike)(const PlannedLayer&)) {
   std::vector<std::vector<size_t>> groups;
   std::map<std::string, size_t> places;
+  std::unordered_map<const Selection*, size_t> seen;  // a selection belongs to one scheme
   for (size_t i = 0; i < layers.size(); ++i) {
-    const auto [place, is_new] = places.try_emplace(alike(layers[i]), groups.size());
-    if (is_new) groups.emplace_back();
-    groups[place->second].push_back(i);
+    const auto [known, is_unseen] = seen.try_emplace(layers[i].selection, 0);
+    if (is_unseen) {
+      const auto [place, is_new] = places.try_emplace(alike(layers[i]), groups.size());
+      if (is_new) groups.emplace_back();
+      known->second = place->second;
+    }
+    groups[known->second].push_back(i);
   }
   return groups;
 }
 
 std::string scheme_and_reasons(const PlannedLayer& layer) {
-  return scheme_text(layer.config.scheme) + "\n" + layer.selection.explain();
+  return scheme_text(layer.config.scheme) + "\n" + layer.selection->explain();
 }
 
 std::string scheme_and_choice(const PlannedLayer& layer) {
-  return scheme_text(layer.config.scheme) + "\n" + choice_text(layer.selection);
+  return scheme_text(layer.config.scheme) + "\n" + choice_text(*layer.selection);
 }
 
-std::vector<LayerGroup> names_of(std::span<const PlannedLayer> layers, std::span<const size_t> members) {
-  std::vector<std::string> modules;
-  for (const size_t i : members) modules.push_back(layers[i].module);
-  return group_layers(modules, [&](size_t i) {
-    const LinearConfig& config = layers[members[i]].config;
-    return fmt::format("{} {}", config.n, config.k);
-  });
+// "cpu_avx2_w8a16, cpu_reference: runs on CPUs", kernels with one reason together.
+std::string rejections_text(std::span<const Rejection> rejected, std::FILE* stream) {
+  constexpr int kIndent = 4, kHanging = 6;
+  std::vector<std::pair<std::string_view, std::vector<std::string_view>>> reasons;
+  for (const Rejection& rejection : rejected) {
+    auto place = std::find_if(reasons.begin(), reasons.end(),
+                              [&](const auto& reason) { return reason.first == rejection.reason; });
+    if (place == reasons.end()) place = reasons.insert(place, {rejection.reason, {}});
+    place->second.push_back(rejection.kernel);
+  }
+  std::string text;
+  for (const auto& [reason, kernels] : reasons) {
+    text += std::string(kIndent, ' ') +
+            wrapped(printable(fmt::format("{}: {}", fmt::join(kernels, ", "), reason)), kHanging,
+                    line_width(stream) - kHanging) +
+            "\n";
+  }
+  return text;
 }
 
 std::string layers_text(size_t count) { return count == 1 ? "1 layer" : fmt::format("{} layers", count); }
@@ -63,36 +83,46 @@ std::string layers_text(size_t count) { return count == 1 ? "1 layer" : fmt::for
 
 std::string selections_text(std::span<const PlannedLayer> layers, std::FILE* stream) {
   using Align = Table::Align;
-  std::string text;
+  std::string text, reasons_before;
+  size_t groups_seen = 0;
   for (const std::vector<size_t>& members : partition(layers, scheme_and_reasons)) {
     const PlannedLayer& first = layers[members.front()];
+    std::vector<std::string_view> modules;
+    for (const size_t i : members) modules.push_back(layers[i].module);
+    const auto groups = group_layers(modules, [&](size_t i) {
+      return fmt::format("{} {}", layers[members[i]].config.n, layers[members[i]].config.k);
+    });
+    const size_t groups_before = groups_seen;
+    groups_seen += groups.size();
+    if (groups_before >= kMostGroupsShown) continue;
     if (!text.empty()) text += '\n';
     text +=
         styled(Style::kBold,
                fmt::format("{}, {}", layers_text(members.size()), scheme_text(first.config.scheme)), stream) +
         "\n";
     Table names({{""}, {"", Align::kRight}, {"", Align::kRight}}, 2);
-    for (const LayerGroup& group : names_of(layers, members)) {
-      const LinearConfig& config = layers[members[group.members.front()]].config;
-      names.add(
-          {group.name, std::to_string(group.members.size()), fmt::format("{} x {}", config.n, config.k)});
+    for (const auto& group :
+         std::span(groups).first(std::min(groups.size(), kMostGroupsShown - groups_before))) {
+      const LinearConfig& config = layers[members[group.front()]].config;
+      names.add({group_name(modules, group), std::to_string(group.size()),
+                 fmt::format("{} x {}", config.n, config.k)});
     }
     text += names.text(stream);
-    for (const RangeChoice& range : first.selection.ranges) {
+    for (const RangeChoice& range : first.selection->ranges) {
       const Kernel& kernel = *range.kernel;
       text += fmt::format(
           "  {} {}{}\n", styled(Style::kGreen, fmt::format("{}:", tokens_text(range.tokens)), stream),
           styled(Style::kBold, kernel.name, stream),
           kernel.apply == nullptr ? styled(Style::kYellow, " (not in this build)", stream) : "");
     }
-    if (first.selection.rejected.empty()) continue;
-    text += styled(Style::kDim, "  not used:", stream) + "\n";
-    Table rest({{"", Align::kLeft, Style::kDim}, {""}}, 4);
-    for (const Rejection& rejection : first.selection.rejected)
-      rest.add({std::string(rejection.kernel), rejection.reason});
-    text += rest.text(stream);
+    if (first.selection->rejected.empty()) continue;
+    const std::string reasons = rejections_text(first.selection->rejected, stream);
+    const bool repeated = reasons == reasons_before;
+    text += styled(Style::kDim, repeated ? "  not used: as above" : "  not used:", stream) + "\n";
+    if (!repeated) text += reasons;
+    reasons_before = reasons;
   }
-  return text;
+  return text + more_groups_text(groups_seen);
 }
 
 std::string selections_summary(std::span<const PlannedLayer> layers, std::FILE* stream) {
@@ -100,7 +130,7 @@ std::string selections_summary(std::span<const PlannedLayer> layers, std::FILE* 
   for (const std::vector<size_t>& members : partition(layers, scheme_and_choice)) {
     const PlannedLayer& first = layers[members.front()];
     text += fmt::format("{} {}: {}\n", layers_text(members.size()), scheme_text(first.config.scheme),
-                        styled(Style::kBold, choice_text(first.selection), stream));
+                        styled(Style::kBold, choice_text(*first.selection), stream));
   }
   return text;
 }
@@ -117,14 +147,14 @@ nlohmann::json selections_json(std::span<const PlannedLayer> layers) {
       group["layers"].push_back(
           {{"module", layers[i].module}, {"n", layers[i].config.n}, {"k", layers[i].config.k}});
     }
-    for (const RangeChoice& range : first.selection.ranges) {
+    for (const RangeChoice& range : first.selection->ranges) {
       group["choices"].push_back(
           {{"m_begin", range.tokens.begin},
            {"m_end", range.tokens.end == kEndless ? nlohmann::json() : nlohmann::json(range.tokens.end)},
            {"kernel", range.kernel->name},
            {"built", range.kernel->apply != nullptr}});
     }
-    for (const Rejection& rejection : first.selection.rejected) {
+    for (const Rejection& rejection : first.selection->rejected) {
       group["rejected"].push_back(
           {{"kernel", rejection.kernel}, {"reason", rejection.reason}, {"able", rejection.able}});
     }

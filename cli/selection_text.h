@@ -14,11 +14,11 @@ namespace anyfp8::cli {
 struct PlannedLayer {
   std::string module;
   LinearConfig config;
-  Selection selection;
+  const Selection* selection;
 };
 
-// One paragraph for each choice: its layers, the kernel for each range of m, and every other kernel with its
-// reason.
+// One paragraph for each choice: its layers, the kernel for each range of m, and the other kernels under
+// their reasons, which are not repeated where they are those of the paragraph before.
 std::string selections_text(std::span<const PlannedLayer> layers, std::FILE* stream);
 // One line for each choice: "56 layers e4m3 128x128: cpu_avx512_w8a16".
 std::string selections_summary(std::span<const PlannedLayer> layers, std::FILE* stream);

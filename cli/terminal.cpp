@@ -14,6 +14,7 @@ namespace anyfp8::cli {
 namespace {
 
 bool color_forbidden = false;
+int chosen_verbosity = 0;
 
 double now_s() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -64,7 +65,8 @@ void write_err(std::string_view text) {
 }
 
 void print_json(const nlohmann::json& value) {
-  write_out(value.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+  write_out(value.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+  write_out("\n");
 }
 
 void forbid_color() { color_forbidden = true; }
@@ -87,6 +89,14 @@ int terminal_width(std::FILE* stream) {
   if (ioctl(fileno(stream), TIOCGWINSZ, &size) != 0 || size.ws_col < 20) return 80;
   return size.ws_col;
 }
+
+int line_width(std::FILE* stream) {
+  const int width = terminal_width(stream);
+  return width == 0 ? 80 : width;
+}
+
+void set_verbosity(int verbosity) { chosen_verbosity = verbosity; }
+int verbosity() { return chosen_verbosity; }
 
 std::string printable(std::string_view text) {
   std::string result;

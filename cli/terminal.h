@@ -42,8 +42,12 @@ void forbid_color();
 std::string styled(Style style, std::string_view text, std::FILE* stream);
 
 bool is_terminal(std::FILE* stream);
-int terminal_width(
-    std::FILE* stream);  // columns; 0 where the stream is no terminal: lines are then not broken
+int terminal_width(std::FILE* stream);  // columns; 0 where the stream is no terminal: tables are not broken
+int line_width(std::FILE* stream);      // for sentences: the terminal's, else 80
+
+// -v, -vv: how much is said on stderr.
+void set_verbosity(int verbosity);
+int verbosity();
 
 // The text without control characters: names from untrusted files must not steer the terminal, and an
 // error stays one line.

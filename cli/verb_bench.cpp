@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
-#include <fstream>
 #include <sstream>
 
+#include "anyfp8/base/mapped_file.h"
 #include "anyfp8/base/threads.h"
 #include "anyfp8/linear/linear.h"
 #include "cli/arguments.h"
@@ -33,7 +33,7 @@ struct Arguments {
 struct Row {
   const Kernel* kernel;
   int64_t n, k, m;
-  double us, gb_per_s, gflop_per_s;
+  double median_us, min_us, gb_per_s, gflop_per_s;
   int repeats;
 };
 
@@ -56,15 +56,21 @@ MatrixShape parse_shape(const std::string& text) {
 
 // One N x K a line; empty lines and what follows # are skipped.
 std::vector<MatrixShape> read_shapes(const std::string& path) {
-  std::ifstream file(path);
-  if (!file)
-    throw fail(ErrorCode::kNotFound, "{} cannot be read; give a file with one N x K a line, or --shape NxK",
-               path);
+  constexpr size_t kMostBytes = 1'000'000;
+  const std::shared_ptr<const MappedFile> file = MappedFile::open(path);
+  const auto bytes = file->bytes();
+  if (bytes.size() > kMostBytes) {
+    throw fail(ErrorCode::kInvalidArgument, "{} has {} bytes; a list of shapes has at most {}", path,
+               bytes.size(), kMostBytes);
+  }
+  std::istringstream text(std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
   std::vector<MatrixShape> shapes;
-  for (std::string line; std::getline(file, line);) {
+  for (std::string line; std::getline(text, line);) {
     line.resize(std::min(line.find('#'), line.size()));
     if (line.find_first_not_of(" \t\r") != std::string::npos) shapes.push_back(parse_shape(line));
   }
+  if (shapes.empty())
+    throw fail(ErrorCode::kInvalidArgument, "{} has no shape; write one N x K a line", path);
   return shapes;
 }
 
@@ -120,12 +126,13 @@ Fp8Weight copy_of(const Fp8Weight& weight) {
   return copy;
 }
 
-// So many copies that a weight has left every cache when its turn comes again.
+// So many copies that a weight has left every cache when its turn comes again; of weights so small that this
+// takes more than 64, the calls are what is measured.
 size_t copies_for(size_t weight_bytes) {
   constexpr size_t kTimesL3 = 4, kLeastL3Bytes = size_t{32} << 20;  // virtual machines often report 0
   const long l3 = sysconf(_SC_LEVEL3_CACHE_SIZE);
   const size_t span = kTimesL3 * std::max(l3 > 0 ? static_cast<size_t>(l3) : 0, kLeastL3Bytes);
-  return std::max<size_t>(2, (span + weight_bytes - 1) / weight_bytes);
+  return std::clamp<size_t>((span + weight_bytes - 1) / weight_bytes, 2, 64);
 }
 
 double median(std::vector<double>& values) {
@@ -156,11 +163,11 @@ Row measure(const std::vector<Linear>& copies, const Kernel* kernel, int64_t m, 
     times_us.push_back(std::chrono::duration<double, std::micro>(Clock::now() - start).count());
   }
   const int repeats = static_cast<int>(times_us.size());
-  const double us = median(times_us);
+  const double us = median(times_us), min_us = *std::min_element(times_us.begin(), times_us.end());
   const double bytes = static_cast<double>(copies.front().resident_bytes() + x.size_bytes() + y.size_bytes());
   const double flops =
       2.0 * static_cast<double>(m) * static_cast<double>(config.n) * static_cast<double>(config.k);
-  return {kernel, config.n, config.k, m, us, bytes / us * 1e-3, flops / us * 1e-3, repeats};
+  return {kernel, config.n, config.k, m, us, min_us, bytes / us * 1e-3, flops / us * 1e-3, repeats};
 }
 
 // Kernels to measure for one shape; null: whatever selection takes for each m.
@@ -212,7 +219,8 @@ int run_bench(const Arguments& arguments) {
                       {"n", r.n},
                       {"k", r.k},
                       {"m", r.m},
-                      {"us", r.us},
+                      {"us", r.median_us},
+                      {"min_us", r.min_us},
                       {"gb_per_s", r.gb_per_s},
                       {"gflop_per_s", r.gflop_per_s},
                       {"repeats", r.repeats}});
@@ -224,19 +232,20 @@ int run_bench(const Arguments& arguments) {
     return 0;
   }
   using Align = Table::Align;
-  print_out("{}, {} threads, weights {}, activations {}\n\n", device.name, num_threads(), arguments.scheme,
-            dtype_name(arguments.linear.in));
+  print_out("{}, {} thread{}, weights {}, activations {}\n\n", device.name, num_threads(),
+            num_threads() == 1 ? "" : "s", arguments.scheme, dtype_name(arguments.linear.in));
   Table table({{"kernel"},
                {"n", Align::kRight},
                {"k", Align::kRight},
                {"m", Align::kRight},
-               {"us", Align::kRight},
+               {"median us", Align::kRight},
+               {"min us", Align::kRight},
                {"GB/s", Align::kRight},
                {"GFLOP/s", Align::kRight}});
   for (const Row& r : rows) {
     table.add({std::string(r.kernel->name), std::to_string(r.n), std::to_string(r.k), std::to_string(r.m),
-               fmt::format("{:.1f}", r.us), fmt::format("{:.2f}", r.gb_per_s),
-               fmt::format("{:.1f}", r.gflop_per_s)});
+               fmt::format("{:.1f}", r.median_us), fmt::format("{:.1f}", r.min_us),
+               fmt::format("{:.2f}", r.gb_per_s), fmt::format("{:.1f}", r.gflop_per_s)});
   }
   write_out(table.text(stdout));
   return 0;
@@ -246,7 +255,7 @@ int run_bench(const Arguments& arguments) {
 
 void add_bench(CLI::App& app, Run& run) {
   auto arguments = std::make_shared<Arguments>();
-  CLI::App* verb = add_verb(app, "bench", "Measure kernels on random weights, read from memory",
+  CLI::App* verb = add_verb(app, "bench", "Measure kernels on random weights",
                             "anyfp8 bench --shape 4096x4096 --m 1,16 --kernel all --scheme block");
   add_device(*verb, arguments->device, false);
   verb->add_option_function<std::vector<std::string>>(
@@ -255,7 +264,7 @@ void add_bench(CLI::App& app, Run& run) {
             for (const std::string& text : texts)
               arguments->shapes.push_back(checked("--shape", [&] { return parse_shape(text); }));
           },
-          "Weight N x K (may be repeated; default: those of Llama-3-8B)")
+          "Weight N x K, repeatable (default: Llama-3-8B's)")
       ->type_name("NxK")
       ->allow_extra_args(false);
   verb->add_option_function<std::string>(
@@ -265,7 +274,8 @@ void add_bench(CLI::App& app, Run& run) {
               arguments->shapes.push_back(shape);
           },
           "File with one N x K a line")
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->check(not_empty());
   verb->add_option("--m", arguments->tokens, "Token counts")
       ->type_name("M,M")
       ->delimiter(',')

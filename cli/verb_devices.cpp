@@ -47,10 +47,8 @@ int devices(bool json) {
     table.add({id_of(d), d.name, has});
   }
   write_out(table.text(stdout));
-  const int width = terminal_width(stdout);
-  print_out(
-      "\n`anyfp8 plan --device NAME` also plans for hardware that is not here:\n  {}\n",
-      wrapped(fmt::format("{}", fmt::join(virtual_device_names(), " ")), 2, width == 0 ? 100 : width - 2));
+  print_out("\n`anyfp8 plan --device NAME` also plans for hardware that is not here:\n  {}\n",
+            wrapped(fmt::format("{}", fmt::join(virtual_device_names(), " ")), 2, line_width(stdout) - 2));
   return 0;
 }
 

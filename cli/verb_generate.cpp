@@ -1,3 +1,4 @@
+#include <charconv>
 #include <csignal>
 
 #include "anyfp8/model/generate.h"
@@ -29,19 +30,26 @@ struct Arguments {
 
 void report(const GenerateStats& stats) {
   const auto rate = [](int64_t tokens, double seconds) {
-    return seconds > 0 ? fmt::format("{:.1f} tokens/s", static_cast<double>(tokens) / seconds)
-                       : std::string("-");
+    return tokens > 0 && seconds > 0 ? fmt::format("{:.1f} tokens/s", static_cast<double>(tokens) / seconds)
+                                     : std::string("-");
   };
   const char* end = stats.stop == StopReason::kEndOfText   ? "end of text"
                     : stats.stop == StopReason::kMaxTokens ? "--max-tokens reached"
                                                            : "interrupted";
-  print_err("prompt {} tokens, {}; generated {} tokens, {}; {}\n", stats.prompt_tokens,
-            rate(stats.prompt_tokens, stats.prefill_seconds), stats.generated_tokens,
+  const auto count = [](int64_t tokens) {
+    return tokens == 1 ? std::string("1 token") : fmt::format("{} tokens", tokens);
+  };
+  print_err("prompt {}, {}; generated {}, {}; {}\n", count(stats.prompt_tokens),
+            rate(stats.prompt_tokens, stats.prefill_seconds), count(stats.generated_tokens),
             rate(stats.decode_steps, stats.decode_seconds), end);
 }
 
 int run_generate(const Arguments& arguments) {
-  OpenedModel opened = open_model(arguments.model);
+  OpenedModel opened =
+      open_model(arguments.model, [&](const Tokenizer& tokenizer, const ModelConfig& config) {
+        check_request(config, static_cast<int64_t>(tokenizer.encode(arguments.prompt).size()),
+                      arguments.generate);
+      });
   const bool watched = is_terminal(stdout) && is_terminal(stderr) && !arguments.model.quiet;
   if (!arguments.model.quiet) print_err("\n");
   // A person sees the prompt in front of its continuation; stdout gets the continuation alone.
@@ -68,9 +76,8 @@ int run_generate(const Arguments& arguments) {
 
 void add_generate(CLI::App& app, Run& run) {
   auto arguments = std::make_shared<Arguments>();
-  CLI::App* verb =
-      add_verb(app, "generate", "Continue a text with a model",
-               "anyfp8 generate models/kjv-qwen3-fp8 --prompt \"In the beginning\" --max-tokens 64");
+  CLI::App* verb = add_verb(app, "generate", "Continue a text with a model",
+                            "anyfp8 generate models/kjv-qwen3-fp8 --prompt \"In the beginning\" --top-k 40");
   SamplerOptions& sampler = arguments->generate.sampler;
   verb->add_option("--prompt", arguments->prompt, "The text to continue")->type_name("TEXT")->required();
   verb->add_option("--max-tokens", arguments->generate.max_tokens, "Most tokens to generate")
@@ -81,17 +88,24 @@ void add_generate(CLI::App& app, Run& run) {
       ->type_name("T")
       ->default_str("0")
       ->check(number_between(0, 100));
-  verb->add_option("--top-k", sampler.top_k, "Choose among the k likeliest tokens; 0: all")
+  verb->add_option("--top-k", sampler.top_k, "One of the k likeliest tokens; 0: of all")
       ->type_name("K")
       ->capture_default_str()
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 31));
-  verb->add_option("--top-p", sampler.top_p, "Choose among the likeliest tokens that make up p")
+  verb->add_option("--top-p", sampler.top_p, "One of the likeliest that make up p")
       ->type_name("P")
       ->default_str("1")
       ->check(number_between(1e-9, 1));
-  verb->add_option("--seed", sampler.seed, "Of the random choices; the same seed gives the same text")
+  verb->add_option_function<std::string>(
+          "--seed",
+          [&sampler](const std::string& text) {
+            const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), sampler.seed);
+            if (error != std::errc{} || end != text.data() + text.size())
+              throw CLI::ValidationError("--seed", text + " is not a number from 0 to 18446744073709551615");
+          },
+          "The same seed gives the same text")
       ->type_name("N")
-      ->capture_default_str();
+      ->default_str("0");
   verb->add_flag("--ignore-eos", arguments->generate.ignore_eos, "Go on after an end-of-text token");
   add_model_arguments(*verb, arguments->model);
   verb->callback([arguments, &run] { run = [arguments] { return run_generate(*arguments); }; });

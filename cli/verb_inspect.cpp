@@ -8,6 +8,8 @@
 namespace anyfp8::cli {
 namespace {
 
+using Groups = std::vector<std::vector<size_t>>;
+
 struct Arguments {
   std::filesystem::path model;
   bool json = false;
@@ -43,6 +45,12 @@ std::string activation_text(const QuantScheme& scheme) {
   return text.substr(std::min(text.size(), weight_text(scheme).size() + 2));
 }
 
+std::vector<std::string_view> modules_of(const Inspection& inspection) {
+  std::vector<std::string_view> modules;
+  for (const LayerReport& layer : inspection.layers) modules.push_back(layer.module);
+  return modules;
+}
+
 nlohmann::json weight_json(const QuantScheme& scheme) {
   nlohmann::json json = {{"dtype", dtype_name(scheme.weight.dtype)}};
   if (is_float8(scheme.weight.dtype)) {
@@ -59,18 +67,20 @@ nlohmann::json notes_json(const std::vector<Anomaly>& notes) {
 }
 
 void print_notes(std::string_view title, Style style, const std::vector<Anomaly>& notes) {
+  constexpr size_t kMostNotes = 100;
   if (notes.empty()) return;
   print_out("\n{}\n", styled(style, fmt::format("{} ({})", title, notes.size()), stdout));
   // Tensor above text: names are long and the sentences too.
-  for (const Anomaly& note : notes) {
-    const int width = terminal_width(stdout);
-    print_out("  {}\n    {}\n", printable(note.tensor),
-              wrapped(printable(note.text), 4, width == 0 ? 1 << 20 : width - 4));
+  for (const Anomaly& note : std::span(notes).first(std::min(notes.size(), kMostNotes))) {
+    // Some texts begin with the tensor.
+    std::string_view text = note.text;
+    if (text.starts_with(note.tensor + ": ")) text.remove_prefix(note.tensor.size() + 2);
+    print_out("  {}\n    {}\n", printable(note.tensor), wrapped(printable(text), 4, line_width(stdout) - 4));
   }
+  if (notes.size() > kMostNotes) print_out("  ... and {} more\n", notes.size() - kMostNotes);
 }
 
-void print_text(const Checkpoint& checkpoint, const Inspection& inspection,
-                const std::vector<LayerGroup>& groups) {
+void print_text(const Checkpoint& checkpoint, const Inspection& inspection, const Groups& groups) {
   const Totals totals = totals_of(inspection);
   const size_t files = checkpoint.shard_paths().size();
   print_out(
@@ -87,14 +97,17 @@ void print_text(const Checkpoint& checkpoint, const Inspection& inspection,
                {"n x k", Align::kRight},
                {"bytes", Align::kRight},
                {"weights"}});
-  for (const LayerGroup& group : groups) {
-    const LayerReport& first = inspection.layers[group.members.front()];
+  const auto modules = modules_of(inspection);
+  for (const auto& group : std::span(groups).first(std::min(groups.size(), kMostGroupsShown))) {
+    const LayerReport& first = inspection.layers[group.front()];
     size_t bytes = 0;
-    for (const size_t i : group.members) bytes += inspection.layers[i].bytes;
-    table.add({group.name, std::to_string(group.members.size()), fmt::format("{} x {}", first.n, first.k),
-               bytes_text(static_cast<double>(bytes)), weight_text(first.scheme)});
+    for (const size_t i : group) bytes += inspection.layers[i].bytes;
+    table.add({group_name(modules, group), std::to_string(group.size()),
+               fmt::format("{} x {}", first.n, first.k), bytes_text(static_cast<double>(bytes)),
+               weight_text(first.scheme)});
   }
   write_out(table.text(stdout));
+  write_out(more_groups_text(groups.size()));
 
   Table sums({{"", Align::kLeft, Style::kDim}, {""}});
   if (totals.fp8_layers > 0) {
@@ -123,20 +136,20 @@ void print_text(const Checkpoint& checkpoint, const Inspection& inspection,
   print_notes("cannot be loaded", Style::kRed, inspection.errors);
 }
 
-void print_as_json(const Checkpoint& checkpoint, const Inspection& inspection,
-                   const std::vector<LayerGroup>& groups) {
+void print_as_json(const Checkpoint& checkpoint, const Inspection& inspection, const Groups& groups) {
   const Totals totals = totals_of(inspection);
   nlohmann::json rows = nlohmann::json::array();
-  for (const LayerGroup& group : groups) {
-    const LayerReport& first = inspection.layers[group.members.front()];
-    nlohmann::json row = {{"name", group.name},
+  const auto modules = modules_of(inspection);
+  for (const auto& group : groups) {
+    const LayerReport& first = inspection.layers[group.front()];
+    nlohmann::json row = {{"name", group_name(modules, group)},
                           {"n", first.n},
                           {"k", first.k},
                           {"scheme", scheme_text(first.scheme)},
                           {"weight", weight_json(first.scheme)},
                           {"modules", nlohmann::json::array()}};
     size_t bytes = 0;
-    for (const size_t i : group.members) {
+    for (const size_t i : group) {
       bytes += inspection.layers[i].bytes;
       row["modules"].push_back(inspection.layers[i].module);
     }
@@ -166,13 +179,11 @@ void print_as_json(const Checkpoint& checkpoint, const Inspection& inspection,
 
 int run_inspect(const Arguments& arguments) {
   const Checkpoint checkpoint = Checkpoint::open(arguments.model);
-  Inspection inspection = inspect(checkpoint);
+  Inspection inspection = naming(arguments.model, [&] { return inspect(checkpoint); });
   std::stable_sort(
       inspection.layers.begin(), inspection.layers.end(),
       [](const LayerReport& a, const LayerReport& b) { return module_before(a.module, b.module); });
-  std::vector<std::string> modules;
-  for (const LayerReport& layer : inspection.layers) modules.push_back(layer.module);
-  const auto groups = group_layers(modules, [&](size_t i) {
+  const Groups groups = group_layers(modules_of(inspection), [&](size_t i) {
     const LayerReport& layer = inspection.layers[i];
     return fmt::format("{} {} {}", layer.n, layer.k, scheme_text(layer.scheme));
   });
@@ -181,9 +192,9 @@ int run_inspect(const Arguments& arguments) {
     flush_out();
     const Anomaly& first = inspection.errors.front();
     throw fail(
-        ErrorCode::kInvalidFile, "{} of {} cannot be loaded; the first is {}: {}",
+        ErrorCode::kInvalidFile, "{}: {} cannot be loaded; {}", arguments.model.string(),
         inspection.errors.size() == 1 ? "a tensor" : fmt::format("{} tensors", inspection.errors.size()),
-        arguments.model.string(), first.tensor, first.text);
+        anomaly_text(first));
   }
   return 0;
 }
@@ -192,7 +203,7 @@ int run_inspect(const Arguments& arguments) {
 
 void add_inspect(CLI::App& app, Run& run) {
   auto arguments = std::make_shared<Arguments>();
-  CLI::App* verb = add_verb(app, "inspect", "Show a checkpoint's dialect, layers, sizes and oddities",
+  CLI::App* verb = add_verb(app, "inspect", "Show a checkpoint's dialect, layers, sizes, oddities",
                             "anyfp8 inspect models/kjv-qwen3-fp8");
   add_model(*verb, arguments->model);
   add_json(*verb, arguments->json);

@@ -90,7 +90,10 @@ void add_perplexity(CLI::App& app, Run& run) {
   auto arguments = std::make_shared<Arguments>();
   CLI::App* verb = add_verb(app, "perplexity", "Measure how well a model predicts a text",
                             "anyfp8 perplexity models/kjv-qwen3-fp8 --file book.txt --tokens 2048");
-  verb->add_option("--file", arguments->file, "The text (UTF-8)")->type_name("FILE")->required();
+  verb->add_option("--file", arguments->file, "The text (UTF-8)")
+      ->type_name("FILE")
+      ->required()
+      ->check(not_empty());
   verb->add_option("--tokens", arguments->tokens, "Predict this many tokens at most")
       ->type_name("N")
       ->capture_default_str()

@@ -1,3 +1,6 @@
+#include <algorithm>
+#include <map>
+
 #include "cli/arguments.h"
 #include "cli/model_layers.h"
 #include "cli/selection_text.h"
@@ -16,12 +19,36 @@ struct Arguments {
   bool json = false;
 };
 
+// What selection sees of a layer and can differ within a plan.
+std::string selection_key(const LinearConfig& config) {
+  return fmt::format("{} {} {} {} {}", config.n, config.k, config.bias,
+                     dtype_name(config.scheme.weight.scale_dtype), scheme_text(config.scheme));
+}
+
+// select_kernel()'s error without the lines that say why each kernel refuses. Those are what plan is for:
+// they go to stdout, as a plan would.
+Error without_reasons(const Error& error, bool json) {
+  std::string_view text = error.what();
+  const size_t end = text.find(":\n");
+  if (end == std::string_view::npos) return error;
+  const std::string_view first = text.substr(0, end);
+  for (text.remove_prefix(end + 2); !json && !text.empty();) {
+    const std::string_view line = text.substr(0, text.find('\n'));
+    print_out("{}\n", wrapped(printable(line), 6, line_width(stdout) - 6));
+    text.remove_prefix(std::min(line.size() + 1, text.size()));
+  }
+  flush_out();
+  return Error(error.code(), std::string(first));
+}
+
 int run_plan(const Arguments& arguments) {
   const Checkpoint checkpoint = Checkpoint::open(arguments.model);
-  const std::vector<ModelLayer> layers = linear_layers(checkpoint, inspect(checkpoint));
+  const std::vector<ModelLayer> layers =
+      naming(arguments.model, [&] { return linear_layers(checkpoint, inspect(checkpoint)); });
   const Device device = arguments.device.device();
   SelectOptions select = arguments.select;
   select.ignore_build = !arguments.device.present;
+  std::map<std::string, Selection> selections;  // one for all layers that selection cannot tell apart
   std::vector<PlannedLayer> planned;
   for (const ModelLayer& layer : layers) {
     LinearConfig config;
@@ -31,12 +58,15 @@ int run_plan(const Arguments& arguments) {
     config.in = config.out = arguments.activations;
     config.bias = layer.bias;
     config.policy = arguments.policy;
-    try {
-      planned.push_back({layer.module, config, select_kernel(device, config, select)});
-    } catch (Error& error) {
-      error.in(layer.module);
-      throw;
+    const auto [place, is_new] = selections.try_emplace(selection_key(config));
+    if (is_new) {
+      try {
+        place->second = select_kernel(device, config, select);
+      } catch (const Error& error) {
+        throw without_reasons(error, arguments.json).in(layer.module);
+      }
     }
+    planned.push_back({layer.module, config, &place->second});
   }
   if (arguments.json) {
     print_json({{"schema_version", 1},
@@ -60,7 +90,7 @@ int run_plan(const Arguments& arguments) {
 
 void add_plan(CLI::App& app, Run& run) {
   auto arguments = std::make_shared<Arguments>();
-  CLI::App* verb = add_verb(app, "plan", "Show which kernel runs which layer, and why not the others",
+  CLI::App* verb = add_verb(app, "plan", "Show which kernel runs which layer, and why",
                             "anyfp8 plan models/kjv-qwen3-fp8 --device sm_86");
   add_model(*verb, arguments->model);
   add_device(*verb, arguments->device, true);

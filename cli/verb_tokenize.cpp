@@ -69,6 +69,12 @@ int run_tokenize(const Arguments& arguments) {
   const std::string input = read_stdin();
   if (arguments.decode) {
     const std::vector<int> ids = parse_ids(input);
+    for (const int id : ids) {
+      if (!tokenizer.has_token(id)) {
+        throw fail(ErrorCode::kInvalidArgument, "{} is the id of no token of {}; the highest is {}", id,
+                   arguments.model.string(), tokenizer.vocab_size() - 1);
+      }
+    }
     const std::string text = tokenizer.decode(ids, /*skip_special=*/false);
     if (arguments.json) {
       print_json({{"text", text}});

@@ -4,7 +4,7 @@
 #include <exception>
 #include <random>
 
-#include "anyfp8/base/float8.h"
+#include "anyfp8/base/element.h"
 #include "anyfp8/base/threads.h"
 #include "anyfp8/linear/linear.h"
 #include "cli/arguments.h"
@@ -59,9 +59,7 @@ double bound_of(const Kernel& kernel, int64_t k, DType out, double reference, do
 }
 
 float element(const HostTensor& tensor, int64_t index) {
-  if (tensor.dtype() == DType::kF32) return tensor.as<float>()[index];
-  const uint16_t code = tensor.as<uint16_t>()[index];
-  return tensor.dtype() == DType::kBF16 ? bf16_to_f32(code) : f16_to_f32(code);
+  return load_element(tensor.data(), tensor.dtype(), index);
 }
 
 // x [64, k] of normal deviates, the same for every layer of that k.
@@ -70,13 +68,7 @@ HostTensor random_activations(int64_t k, DType dtype) {
   std::mt19937_64 random(20240229);
   std::normal_distribution<float> normal;
   for (int64_t i = 0; i < x.size(); ++i) {
-    const float value = normal(random);
-    if (dtype == DType::kF32) {
-      reinterpret_cast<float*>(x.mutable_data())[i] = value;
-    } else {
-      reinterpret_cast<uint16_t*>(x.mutable_data())[i] =
-          dtype == DType::kBF16 ? f32_to_bf16(value) : f32_to_f16(value);
-    }
+    store_element(x.mutable_data(), dtype, i, normal(random));
   }
   return x;
 }
@@ -192,32 +184,34 @@ void print_as_json(const Arguments& arguments, const std::vector<LayerResult>& r
 
 void print_text(const std::vector<LayerResult>& results) {
   using Align = Table::Align;
-  std::vector<std::string> modules;
+  std::vector<std::string_view> modules;
   for (const LayerResult& r : results) modules.push_back(r.module);
   Table table({{"layers"}, {"kernel"}, {"worst error", Align::kRight}, {"bound", Align::kRight}, {""}});
   const auto groups = group_layers(modules, [&](size_t i) {
     return fmt::format("{} {} {} {}", results[i].kernel->name, results[i].n, results[i].k,
                        results[i].worst.share() <= 1);
   });
-  for (const LayerGroup& group : groups) {
-    const LayerResult& worst =
-        results[*std::max_element(group.members.begin(), group.members.end(), [&](size_t a, size_t b) {
-          return results[a].worst.share() < results[b].worst.share();
-        })];
-    table.add({group.name, std::string(worst.kernel->name), fmt::format("{:.1e}", worst.worst.error),
-               fmt::format("{:.1e}", worst.worst.bound), worst.worst.share() <= 1 ? "ok" : "WRONG"});
+  for (const auto& group : std::span(groups).first(std::min(groups.size(), kMostGroupsShown))) {
+    const LayerResult& worst = results[*std::max_element(group.begin(), group.end(), [&](size_t a, size_t b) {
+      return results[a].worst.share() < results[b].worst.share();
+    })];
+    table.add({group_name(modules, group), std::string(worst.kernel->name),
+               fmt::format("{:.1e}", worst.worst.error), fmt::format("{:.1e}", worst.worst.bound),
+               worst.worst.share() <= 1 ? "ok" : "WRONG"});
   }
   write_out(table.text(stdout));
+  write_out(more_groups_text(groups.size()));
   print_out("\n{}\n", wrapped("Errors are relative to the sum of |x||w| of the element; bound: the roundings "
                               "that fp32 sums and the "
                               "type of y can add up to.",
-                              0, terminal_width(stdout) == 0 ? 100 : terminal_width(stdout)));
+                              0, line_width(stdout)));
 }
 
 int run_verify(const Arguments& arguments) {
   const Checkpoint checkpoint = Checkpoint::open(arguments.model);
-  const Inspection inspection = inspect(checkpoint);
-  const std::vector<ModelLayer> layers = linear_layers(checkpoint, inspection);
+  const Inspection inspection = naming(arguments.model, [&] { return inspect(checkpoint); });
+  const std::vector<ModelLayer> layers =
+      naming(arguments.model, [&] { return linear_layers(checkpoint, inspection); });
   const Device device = arguments.device.device();
   double total = 0;
   for (const ModelLayer& layer : layers) total += static_cast<double>(layer.n * layer.k);
@@ -231,7 +225,8 @@ int run_verify(const Arguments& arguments) {
         const Linear linear = Linear::create(device, weight, arguments.linear, arguments.select);
         for (LayerResult& result : verify_layer(layer, weight, linear)) results.push_back(std::move(result));
       } catch (Error& error) {
-        error.in(layer.module);
+        if (std::string_view(error.what()).find(layer.module) == std::string_view::npos)
+          error.in(layer.module);
         throw;
       }
       bar.advance(static_cast<double>(layer.n * layer.k), layer.module);
@@ -259,8 +254,10 @@ int run_verify(const Arguments& arguments) {
                results.size(), where, worst.kernel->name);
   }
   if (!arguments.json)
-    print_out("{} {} layers; nearest to its bound: {}\n", styled(Style::kGreen, "ok:", stdout), layers.size(),
-              where);
+    print_out("{}\n", wrapped(fmt::format("{} {} layer{}; nearest to its bound: {}",
+                                          styled(Style::kGreen, "ok:", stdout), layers.size(),
+                                          layers.size() == 1 ? "" : "s", printable(where)),
+                              0, line_width(stdout)));
   return 0;
 }
 

@@ -23,23 +23,30 @@ Logger& logger() {
   return instance;
 }
 
-LogLevel level_from_environment() {
-  const char* value = std::getenv("ANYFP8_LOG");
-  const std::string_view name = value == nullptr ? "warning" : value;
-  if (name == "debug") return LogLevel::kDebug;
-  if (name == "info") return LogLevel::kInfo;
-  if (name == "off") return LogLevel::kOff;
-  return LogLevel::kWarning;
-}
-
-void pass_on(Logger& log, LogLevel level, std::string_view text) {
-  static const LogLevel threshold = level_from_environment();
-  if (level < threshold) return;
+void deliver(const Logger& log, LogLevel level, std::string_view text) {
   if (log.sink) {
     log.sink(level, text);
   } else {
     fmt::print(stderr, "anyfp8: {}\n", text);
   }
+}
+
+LogLevel level_from_environment(const Logger& log) {
+  const char* value = std::getenv("ANYFP8_LOG");
+  const std::string_view name = value == nullptr || *value == '\0' ? "warning" : value;
+  if (name == "debug") return LogLevel::kDebug;
+  if (name == "info") return LogLevel::kInfo;
+  if (name == "off") return LogLevel::kOff;
+  if (name != "warning") {
+    deliver(log, LogLevel::kWarning,
+            fmt::format("ANYFP8_LOG={} is none of debug, info, warning, off; warning is taken", name));
+  }
+  return LogLevel::kWarning;
+}
+
+void pass_on(const Logger& log, LogLevel level, std::string_view text) {
+  static const LogLevel threshold = level_from_environment(log);
+  if (level >= threshold) deliver(log, level, text);
 }
 
 }  // namespace

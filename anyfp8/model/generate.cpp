@@ -24,7 +24,7 @@ void check_request(const ModelConfig& config, int64_t prompt_tokens, const Gener
   }
   if (options.max_tokens > config.max_positions - prompt_tokens) {
     throw fail(ErrorCode::kInvalidArgument,
-               "a prompt of {} tokens and {} to generate do not fit the model's context of {}; "
+               "a prompt of {} token(s) and {} to generate do not fit the model's context of {}; "
                "shorten the prompt or lower max_tokens",
                prompt_tokens, options.max_tokens, config.max_positions);
   }

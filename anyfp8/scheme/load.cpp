@@ -72,10 +72,9 @@ void attach_scale(const Checkpoint& checkpoint, const std::string& weight_name, 
   }
   if (found.empty()) {
     if (!options.assume_unit_scale) {
-      throw fail(
-          ErrorCode::kInvalidFile,
-          "{}: is FP8 and has no scale; looked for {} (a raw cast can be loaded by assuming a scale of 1)",
-          weight_name, list_text(spec.weight_scale));
+      throw fail(ErrorCode::kInvalidFile,
+                 "{}: is FP8 and has no scale; looked for {} (--assume-unit-scale loads a raw cast)",
+                 weight_name, list_text(spec.weight_scale));
     }
     weight.scale = HostTensor::allocate(DType::kF32, {1, 1});
     const float one = 1.0f;
