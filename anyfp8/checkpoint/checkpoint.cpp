@@ -343,7 +343,7 @@ std::optional<std::string> Checkpoint::metadata(std::string_view key) const {
 
 const nlohmann::json& config_json(const Checkpoint& checkpoint) { return checkpoint.impl().config; }
 
-const nlohmann::json& sibling_json(const Checkpoint& checkpoint, const std::string& file_name) {
+const nlohmann::json& sibling_json(const Checkpoint& checkpoint, const char* file_name) {
   const Checkpoint::Impl& impl = checkpoint.impl();
   std::lock_guard lock(impl.siblings_mutex);
   const auto known = impl.siblings.find(file_name);

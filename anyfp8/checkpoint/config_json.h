@@ -2,7 +2,6 @@
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
-#include <string>
 
 #include "anyfp8/checkpoint/checkpoint.h"
 
@@ -15,7 +14,7 @@ const nlohmann::json& config_json(const Checkpoint& checkpoint);
 
 // Another JSON file beside it (generation_config.json, hf_quant_config.json), parsed once and kept as long as
 // the checkpoint; null where there is none. Safe to call from several threads.
-const nlohmann::json& sibling_json(const Checkpoint& checkpoint, const std::string& file_name);
+const nlohmann::json& sibling_json(const Checkpoint& checkpoint, const char* file_name);
 
 // Parses a JSON file of at most max_bytes, nested at most 64 deep, without duplicate keys.
 // Error(kInvalidFile) with the path and the byte offset.

@@ -34,22 +34,25 @@ Verdict recognises(const Checkpoint& checkpoint) {
   return Verdict::no("there is neither a quantization_config nor a hf_quant_config.json");
 }
 
+std::string upper_case(std::string text) {
+  std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return std::toupper(c); });
+  return text;
+}
+
+// quant_algo of the module in upper case ("fp8_pb_wo" is written in lower); empty for one that is not
+// quantised.
 std::string algorithm_of(const json& config, std::string_view module) {
-  std::string algorithm = config_string(config, "quant_algo");
-  const auto upper = [](std::string& text) {
-    std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return std::toupper(c); });
-  };
-  upper(algorithm);
-  if (algorithm != "MIXED_PRECISION") return algorithm;
-  const auto layers = config.find("quantized_layers");
-  if (layers == config.end() || !layers->is_object()) {
-    throw fail(ErrorCode::kInvalidFile, "quant_algo MIXED_PRECISION needs an object quantized_layers");
+  const json* holder = &config;
+  if (upper_case(config_string(config, "quant_algo")) == "MIXED_PRECISION") {
+    const auto layers = config.find("quantized_layers");
+    if (layers == config.end() || !layers->is_object()) {
+      throw fail(ErrorCode::kInvalidFile, "quant_algo MIXED_PRECISION needs an object quantized_layers");
+    }
+    static const json kNotQuantized = json::object();
+    const auto found = layers->find(std::string(module));
+    holder = found != layers->end() && found->is_object() ? &*found : &kNotQuantized;
   }
-  const auto found = layers->find(std::string(module));
-  if (found == layers->end() || !found->is_object()) return "";
-  algorithm = config_string(*found, "quant_algo");
-  upper(algorithm);
-  return algorithm;
+  return upper_case(config_string(*holder, "quant_algo"));
 }
 
 LayerSpec layer(const Checkpoint& checkpoint, std::string_view module) {
