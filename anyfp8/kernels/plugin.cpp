@@ -89,8 +89,10 @@ void load(KernelList& list, const std::filesystem::path& path) {
   const bool exists = std::filesystem::exists(path, error);
   if (error) throw Error(ErrorCode::kIo, error.message());
   if (!exists) throw Error(ErrorCode::kNotFound, "the file does not exist");
-  // An absolute path, since dlopen searches the system for a bare file name.
-  Library library(dlopen(std::filesystem::absolute(path).c_str(), RTLD_NOW | RTLD_LOCAL));
+  // An absolute path, since dlopen searches the system for a bare file name. Nothing is ever unmapped, not
+  // even what is refused: C++ libraries that a plugin brings along do not bear to be unloaded.
+  constexpr int kFlags = RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE;
+  Library library(dlopen(std::filesystem::absolute(path).c_str(), kFlags));
   if (library == nullptr) throw Error(ErrorCode::kIo, dlerror());
   for (const Library& loaded : list.plugins) {
     if (loaded == library) return;  // the same handle for the same file
