@@ -118,7 +118,7 @@ TEST(Force, UsesThatKernelForEveryMOrSaysWhyNot) {
 
 TEST(ForceAndDisable, UnknownNamesAndContradictionsAreErrors) {
   const LinearConfig config = layer(weight_only(kPerRow));
-  const auto select = [&](SelectOptions options) { (void)select_kernel(Device{}, config, options); };
+  const auto select = [&](const SelectOptions& options) { (void)select_kernel(Device{}, config, options); };
   auto text = error_of(ErrorCode::kNotFound, [&] { select({.force = "cpu_nowhere"}); });
   expect_in(text, "'cpu_nowhere' is to be forced");
   expect_in(text, "cpu_reference");

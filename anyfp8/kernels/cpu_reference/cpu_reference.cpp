@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
-#include "anyfp8/base/threads.h"
 #include "anyfp8/base/element.h"
 #include "anyfp8/base/float_mode.h"
+#include "anyfp8/base/threads.h"
 #include "anyfp8/kernels/kernel_list.h"
 
 // The truth the other kernels are measured against: the formula, in double, one output at a time.
