@@ -56,16 +56,19 @@ std::string config_string(const json& config, std::string_view key, std::string_
   return found->get<std::string>();
 }
 
-std::vector<std::string> config_strings(const json& config, std::string_view key) {
-  const auto found = config.find(key);
-  if (found == config.end() || found->is_null()) return {};
-  if (!found->is_array()) throw wrong_type(key, *found, "a list of strings");
-  std::vector<std::string> list;
-  for (const json& item : *found) {
-    if (!item.is_string()) throw wrong_type(key, item, "a list of strings");
-    list.push_back(item.get<std::string>());
+std::vector<std::string> config_strings(const json& config, std::initializer_list<std::string_view> keys) {
+  for (const std::string_view key : keys) {
+    const auto found = config.find(key);
+    if (found == config.end() || found->is_null() || found->empty()) continue;
+    if (!found->is_array()) throw wrong_type(key, *found, "a list of strings");
+    std::vector<std::string> list;
+    for (const json& item : *found) {
+      if (!item.is_string()) throw wrong_type(key, item, "a list of strings");
+      list.push_back(item.get<std::string>());
+    }
+    return list;
   }
-  return list;
+  return {};
 }
 
 std::optional<float> config_number(const json& config, std::string_view key) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <initializer_list>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -23,8 +24,9 @@ Verdict has_quant_method(const Checkpoint& checkpoint, std::string_view method);
 // config[key] as a string, or `fallback` where it is absent or null. Error(kInvalidFile) for another type.
 std::string config_string(const nlohmann::json& config, std::string_view key, std::string_view fallback = "");
 
-// config[key] as a list of strings; empty where it is absent or null.
-std::vector<std::string> config_strings(const nlohmann::json& config, std::string_view key);
+// config[key] as a list of strings, of the first key whose list is not empty; empty where there is none.
+std::vector<std::string> config_strings(const nlohmann::json& config,
+                                        std::initializer_list<std::string_view> keys);
 
 // config[key] as a positive number; absent where it is absent or null.
 std::optional<float> config_number(const nlohmann::json& config, std::string_view key);

@@ -188,7 +188,7 @@ LayerSpec layer(const Checkpoint& checkpoint, std::string_view module) {
 }
 
 std::vector<std::string> skipped(const Checkpoint& checkpoint) {
-  return config_strings(quantization_config(checkpoint), "ignore");
+  return config_strings(quantization_config(checkpoint), {"ignore"});
 }
 
 }  // namespace

@@ -20,7 +20,7 @@ LayerSpec layer(const Checkpoint& checkpoint, std::string_view module) {
 }
 
 std::vector<std::string> skipped(const Checkpoint& checkpoint) {
-  return config_strings(quantization_config(checkpoint), "modules_to_not_convert");
+  return config_strings(quantization_config(checkpoint), {"modules_to_not_convert"});
 }
 
 }  // namespace

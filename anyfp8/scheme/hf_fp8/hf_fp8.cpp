@@ -42,9 +42,7 @@ LayerSpec layer(const Checkpoint& checkpoint, std::string_view module) {
 }
 
 std::vector<std::string> skipped(const Checkpoint& checkpoint) {
-  const nlohmann::json& config = quantization_config(checkpoint);
-  const std::vector<std::string> list = config_strings(config, "modules_to_not_convert");
-  return list.empty() ? config_strings(config, "ignored_layers") : list;
+  return config_strings(quantization_config(checkpoint), {"modules_to_not_convert", "ignored_layers"});
 }
 
 }  // namespace

@@ -89,9 +89,7 @@ LayerSpec layer(const Checkpoint& checkpoint, std::string_view module) {
 }
 
 std::vector<std::string> skipped(const Checkpoint& checkpoint) {
-  const json& config = modelopt_config(checkpoint);
-  const std::vector<std::string> list = config_strings(config, "exclude_modules");
-  return list.empty() ? config_strings(config, "ignore") : list;
+  return config_strings(modelopt_config(checkpoint), {"exclude_modules", "ignore"});
 }
 
 }  // namespace

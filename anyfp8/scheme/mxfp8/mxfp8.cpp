@@ -18,9 +18,7 @@ LayerSpec layer(const Checkpoint&, std::string_view module) {
 }
 
 std::vector<std::string> skipped(const Checkpoint& checkpoint) {
-  const nlohmann::json& config = quantization_config(checkpoint);
-  const std::vector<std::string> list = config_strings(config, "ignored_layers");
-  return list.empty() ? config_strings(config, "modules_to_not_convert") : list;
+  return config_strings(quantization_config(checkpoint), {"ignored_layers", "modules_to_not_convert"});
 }
 
 }  // namespace
