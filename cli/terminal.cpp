@@ -69,6 +69,18 @@ void print_json(const nlohmann::json& value) {
   write_out("\n");
 }
 
+void print_json(const nlohmann::json& head, std::string_view list, size_t count,
+                const std::function<nlohmann::json(size_t)>& row) {
+  constexpr auto kReplace = nlohmann::json::error_handler_t::replace;
+  std::string text = head.dump(2, ' ', false, kReplace);
+  text.resize(text.size() - 2);  // the "\n}" that ends the object
+  write_out(fmt::format("{},\n  \"{}\": [", text, list));
+  for (size_t i = 0; i < count; ++i) {
+    write_out(fmt::format("{}\n    {}", i == 0 ? "" : ",", row(i).dump(-1, ' ', false, kReplace)));
+  }
+  write_out("\n  ]\n}\n");
+}
+
 void forbid_color() { color_forbidden = true; }
 
 std::string styled(Style style, std::string_view text, std::FILE* stream) {

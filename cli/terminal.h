@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
@@ -35,6 +36,10 @@ void print_err(fmt::format_string<Args...> text, Args&&... args) {
 
 // One JSON object and a newline on stdout; bytes that are not UTF-8 (paths may have them) become U+FFFD.
 void print_json(const nlohmann::json& value);
+// The same with one more member, a list of `count` rows that are made and written one at a time: a checkpoint
+// can have more layers than there should be memory for.
+void print_json(const nlohmann::json& head, std::string_view list, size_t count,
+                const std::function<nlohmann::json(size_t)>& row);
 
 // Colours are used on a terminal, unless NO_COLOR is set, TERM is dumb or --no-color was given.
 enum class Style { kPlain, kBold, kDim, kRed, kYellow, kGreen };

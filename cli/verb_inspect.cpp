@@ -138,9 +138,9 @@ void print_text(const Checkpoint& checkpoint, const Inspection& inspection, cons
 
 void print_as_json(const Checkpoint& checkpoint, const Inspection& inspection, const Groups& groups) {
   const Totals totals = totals_of(inspection);
-  nlohmann::json rows = nlohmann::json::array();
   const auto modules = modules_of(inspection);
-  for (const auto& group : groups) {
+  const auto row_of = [&](size_t index) {
+    const auto& group = groups[index];
     const LayerReport& first = inspection.layers[group.front()];
     nlohmann::json row = {{"name", group_name(modules, group)},
                           {"n", first.n},
@@ -154,8 +154,8 @@ void print_as_json(const Checkpoint& checkpoint, const Inspection& inspection, c
       row["modules"].push_back(inspection.layers[i].module);
     }
     row["bytes"] = bytes;
-    rows.push_back(std::move(row));
-  }
+    return row;
+  };
   nlohmann::json files = nlohmann::json::array();
   for (const auto& path : checkpoint.shard_paths()) files.push_back(path.string());
   print_json(
@@ -172,9 +172,9 @@ void print_as_json(const Checkpoint& checkpoint, const Inspection& inspection, c
        {"other_layers", totals.other_layers},
        {"other_parameters", totals.other_parameters},
        {"other_bytes", totals.other_bytes},
-       {"groups", std::move(rows)},
        {"anomalies", notes_json(inspection.anomalies)},
-       {"errors", notes_json(inspection.errors)}});
+       {"errors", notes_json(inspection.errors)}},
+      "groups", groups.size(), row_of);
 }
 
 int run_inspect(const Arguments& arguments) {

@@ -160,26 +160,26 @@ std::vector<LayerResult> verify_layer(const ModelLayer& layer, const Fp8Weight& 
 }
 
 void print_as_json(const Arguments& arguments, const std::vector<LayerResult>& results, size_t failures) {
-  nlohmann::json rows = nlohmann::json::array();
-  for (const LayerResult& r : results) {
-    rows.push_back({{"module", r.module},
-                    {"kernel", r.kernel->name},
-                    {"n", r.n},
-                    {"k", r.k},
-                    {"worst_relative_error",
-                     std::isnan(r.worst.error) ? nlohmann::json() : nlohmann::json(r.worst.error)},
-                    {"bound", r.worst.bound},
-                    {"row", r.worst.row},
-                    {"token", r.worst.token},
-                    {"m", r.worst.m},
-                    {"ok", r.worst.share() <= 1}});
-  }
+  const auto row_of = [&](size_t i) -> nlohmann::json {
+    const LayerResult& r = results[i];
+    return {{"module", r.module},
+            {"kernel", r.kernel->name},
+            {"n", r.n},
+            {"k", r.k},
+            {"worst_relative_error",
+             std::isnan(r.worst.error) ? nlohmann::json() : nlohmann::json(r.worst.error)},
+            {"bound", r.worst.bound},
+            {"row", r.worst.row},
+            {"token", r.worst.token},
+            {"m", r.worst.m},
+            {"ok", r.worst.share() <= 1}};
+  };
   print_json({{"schema_version", 1},
               {"model", arguments.model.string()},
               {"activations", dtype_name(arguments.linear.in)},
               {"tokens", kTokens},
-              {"layers", std::move(rows)},
-              {"failures", failures}});
+              {"failures", failures}},
+             "layers", results.size(), row_of);
 }
 
 void print_text(const std::vector<LayerResult>& results) {

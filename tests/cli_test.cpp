@@ -298,6 +298,10 @@ TEST_F(CliTest, ManyLayersTakeLittleMemoryAndText) {
   const fs::path file = folder_ / "many.safetensors";
   write_safetensors(file, tensors);
   for (const char* verb : {"inspect", "plan", "verify"}) {
+#if !defined(__SANITIZE_ADDRESS__)
+    const Outcome as_json = run({verb, file.string(), "--json"});
+    EXPECT_LE(as_json.peak_bytes, fs::file_size(file) + kRoom) << verb << " --json";
+#endif
     const Outcome outcome = run({verb, file.string()});
     EXPECT_EQ(outcome.exit_code, 0) << verb << outcome.err;
     EXPECT_NE(outcome.out.find("... and 29800 more groups"), std::string::npos) << verb;
