@@ -12,16 +12,16 @@ namespace anyfp8 {
 inline constexpr float kE4M3Max = 448.0f;
 inline constexpr float kE5M2Max = 57344.0f;
 
-inline float bf16_to_f32(uint16_t code) noexcept { return std::bit_cast<float>(uint32_t{code} << 16); }
+constexpr float bf16_to_f32(uint16_t code) noexcept { return std::bit_cast<float>(uint32_t{code} << 16); }
 
 // Round to nearest even; NaN stays NaN (quiet).
-inline uint16_t f32_to_bf16(float value) noexcept {
+constexpr uint16_t f32_to_bf16(float value) noexcept {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
   return static_cast<uint16_t>((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
 }
 
-inline float f16_to_f32(uint16_t code) noexcept {
+constexpr float f16_to_f32(uint16_t code) noexcept {
   const uint32_t sign = uint32_t{code & 0x8000u} << 16;
   const uint32_t exponent = (code >> 10) & 0x1Fu;
   const uint32_t mantissa = code & 0x3FFu;
@@ -48,7 +48,7 @@ inline uint16_t f32_to_f16(float value) noexcept {
   return sign | static_cast<uint16_t>((rounded - 0x38000000u) >> 13);
 }
 
-inline float e4m3_to_f32(uint8_t code) noexcept {
+constexpr float e4m3_to_f32(uint8_t code) noexcept {
   const uint32_t exponent = (code >> 3) & 0xFu;
   const uint32_t mantissa = code & 0x7u;
   float magnitude;
@@ -63,7 +63,7 @@ inline float e4m3_to_f32(uint8_t code) noexcept {
 }
 
 // e5m2 is the upper byte of an fp16.
-inline float e5m2_to_f32(uint8_t code) noexcept { return f16_to_f32(static_cast<uint16_t>(code << 8)); }
+constexpr float e5m2_to_f32(uint8_t code) noexcept { return f16_to_f32(static_cast<uint16_t>(code << 8)); }
 
 // 2^(code - 127); code 0 is the fp32 subnormal 2^-127, code 255 is NaN.
 inline float e8m0_to_f32(uint8_t code) noexcept {

@@ -1,10 +1,14 @@
 #include "anyfp8/base/tensor.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <cstdlib>
 #include <cstring>
 #include <new>
 #include <utility>
 
+#include "anyfp8/base/mapped_file.h"
 #include "anyfp8/base/text.h"
 
 namespace anyfp8 {
@@ -15,6 +19,30 @@ constexpr size_t kAlignment = 64;
 
 // A borrowed tensor without elements still has to be told apart from "no tensor".
 constexpr std::byte kNoBytes{};
+
+constexpr size_t kHugePage = size_t{2} << 20;
+
+std::shared_ptr<void> allocate_small(size_t bytes) {
+  const size_t padded = (bytes / kAlignment + 1) * kAlignment;
+  void* memory = std::aligned_alloc(kAlignment, padded);
+  if (memory == nullptr) throw std::bad_alloc();
+  std::memset(memory, 0, padded);
+  return {memory, [](void* p) { std::free(p); }};
+}
+
+// Begins at a huge page; what follows the last whole one is in small pages, so nothing is wasted.
+std::shared_ptr<void> allocate_large(size_t bytes) {
+  const size_t mapped = bytes + kAlignment + kHugePage;
+  void* memory = mapped < bytes
+                     ? MAP_FAILED
+                     : ::mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) throw std::bad_alloc();
+  void* begin = memory;
+  size_t room = mapped;
+  std::align(kHugePage, bytes, begin, room);
+  ::madvise(begin, bytes, MADV_HUGEPAGE);
+  return {begin, [memory, mapped](void*) { ::munmap(memory, mapped); }};
+}
 
 }  // namespace
 
@@ -35,17 +63,21 @@ HostTensor HostTensor::borrow(DType dtype, Shape shape, const void* data, std::s
   return tensor;
 }
 
+HostTensor HostTensor::borrow_file(DType dtype, Shape shape, const void* data,
+                                   std::shared_ptr<const MappedFile> file) {
+  HostTensor tensor = borrow(dtype, std::move(shape), data, std::move(file));
+  tensor.mapped_file_ = true;
+  return tensor;
+}
+
 HostTensor HostTensor::allocate(DType dtype, Shape shape) {
   HostTensor tensor;
   tensor.dtype_ = dtype;
   tensor.shape_ = std::move(shape);
   const size_t bytes = tensor.size_bytes();
-  const size_t padded = (bytes / kAlignment + 1) * kAlignment;
-  void* memory = std::aligned_alloc(kAlignment, padded);
-  if (memory == nullptr) throw std::bad_alloc();
-  std::memset(memory, 0, padded);
-  tensor.owner_ = std::shared_ptr<const void>(memory, [](const void* p) { std::free(const_cast<void*>(p)); });
-  tensor.mutable_data_ = static_cast<std::byte*>(memory);
+  const std::shared_ptr<void> memory = bytes < kHugePage ? allocate_small(bytes) : allocate_large(bytes);
+  tensor.mutable_data_ = static_cast<std::byte*>(memory.get());
+  tensor.owner_ = memory;
   tensor.data_ = tensor.mutable_data_;
   return tensor;
 }
@@ -58,6 +90,14 @@ std::byte* HostTensor::mutable_data() {
   if (!owned())
     throw fail(ErrorCode::kInvalidArgument, "a borrowed tensor {} is read-only", shape_text(shape_));
   return mutable_data_;
+}
+
+void HostTensor::release(size_t begin, size_t end) const noexcept {
+  if (!mapped_file_ || begin >= end) return;
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto address = reinterpret_cast<uintptr_t>(data_);
+  const uintptr_t first = (address + begin + page - 1) / page * page, last = (address + end) / page * page;
+  if (first < last) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
 }
 
 HostTensor HostTensor::reshaped(Shape shape) const {

@@ -12,6 +12,8 @@
 
 namespace anyfp8 {
 
+class MappedFile;
+
 using Shape = std::vector<int64_t>;
 
 // Elements of a shape; rank 0 has one. The shapes the library holds were checked for overflow.
@@ -34,7 +36,12 @@ class ANYFP8_API HostTensor {
  public:
   HostTensor() = default;  // empty: no bytes, defined() is false
   static HostTensor borrow(DType dtype, Shape shape, const void* data, std::shared_ptr<const void> owner);
-  static HostTensor allocate(DType dtype, Shape shape);  // zeroed, 64-byte aligned, owned
+  // The same of a mapped file, whose pages release() can give back.
+  static HostTensor borrow_file(DType dtype, Shape shape, const void* data,
+                                std::shared_ptr<const MappedFile> file);
+  // Zeroed, 64-byte aligned, owned. From 2 MiB on it takes memory where it is first written, in huge pages
+  // where the system has them: reading a weight is up to a quarter faster in them (one Zen 4 core).
+  static HostTensor allocate(DType dtype, Shape shape);
 
   bool defined() const noexcept { return data_ != nullptr; }
   bool owned() const noexcept { return mutable_data_ != nullptr; }
@@ -45,6 +52,11 @@ class ANYFP8_API HostTensor {
   const std::byte* data() const noexcept { return data_; }
   std::span<const std::byte> bytes() const noexcept { return {data_, size_bytes()}; }
   std::byte* mutable_data();  // Error(kInvalidArgument) when borrowed
+
+  // Bytes [begin, end) will not be read soon: whole pages of a mapped file in there stop counting as memory
+  // of this process. Reading them again is slow once, and right. Does nothing to memory that is no mapped
+  // file.
+  void release(size_t begin, size_t end) const noexcept;
 
   template <typename T>
   const T* as() const noexcept {
@@ -61,6 +73,7 @@ class ANYFP8_API HostTensor {
   const std::byte* data_ = nullptr;
   std::byte* mutable_data_ = nullptr;
   std::shared_ptr<const void> owner_;
+  bool mapped_file_ = false;
 };
 
 }  // namespace anyfp8

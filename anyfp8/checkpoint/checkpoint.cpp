@@ -329,7 +329,7 @@ HostTensor Checkpoint::tensor(std::string_view name) const {
   }
   const auto& file = impl_->files[place->shard];
   const std::byte* data = file->bytes().data() + impl_->headers[place->shard].data_offset() + entry.begin;
-  return HostTensor::borrow(*entry.dtype, Shape(entry.shape.begin(), entry.shape.end()), data, file);
+  return HostTensor::borrow_file(*entry.dtype, Shape(entry.shape.begin(), entry.shape.end()), data, file);
 }
 
 std::optional<std::string> Checkpoint::metadata(std::string_view key) const {

@@ -5,7 +5,9 @@
 
 #include "anyfp8/base/log.h"
 #include "anyfp8/base/text.h"
+#include "anyfp8/device/amx_tiles.h"
 #include "anyfp8/device/cpu_isa.h"
+#include "anyfp8/linear/host_weight.h"
 
 namespace anyfp8 {
 namespace {
@@ -20,16 +22,15 @@ void check_matrix(const TensorView& view, const char* name, int64_t rows, int64_
              dtype_name(dtype), rows, cols);
 }
 
-// Kernels read scales and the bias as aligned f32; what is that already is not copied.
-HostTensor aligned_f32(const HostTensor& tensor) {
-  const bool aligned = reinterpret_cast<uintptr_t>(tensor.data()) % alignof(float) == 0;
-  return tensor.dtype() == DType::kF32 && aligned ? tensor : to_f32(tensor);
-}
-
 // A Device may describe hardware that is not here; a layer must not be made for it.
 void check_presence(const Device& device) {
   if (device.kind != DeviceKind::kCpu) return;  // a build with CUDA asks its driver
   const CpuIsa here = detect_isa();
+  if (device.isa.amx_bf16 && here.amx_bf16 && !obtain_amx_tiles()) {
+    throw fail(ErrorCode::kUnsupported,
+               "Linux offers AMX tile registers and does not give them to this process; set "
+               "ANYFP8_ISA=avx512_bf16");
+  }
   if (common_isa(here, device.isa) == device.isa) return;
   throw fail(ErrorCode::kUnsupported,
              "{} describes a CPU with {}, and this one has {}; it can be planned for, not run on",
@@ -53,25 +54,8 @@ struct Linear::State {
   Device device;
   LinearConfig config;
   Selection selection;
-  Fp8Weight weight;
-  HostTensor bias;  // f32 [n], or not defined()
-  PlacedWeight placed;
-
-  // Points the kernels' view at `next`, which fits the configuration. Throws before it changes anything.
-  void place(Fp8Weight next) {
-    HostTensor next_bias = next.bias.defined() ? aligned_f32(next.bias) : HostTensor();
-    if (next.quantized() && next.scale.dtype() == DType::kF32) next.scale = aligned_f32(next.scale);
-    weight = std::move(next);
-    bias = std::move(next_bias);
-    placed.config = config;
-    placed.layout = weight.layout;
-    placed.data = weight.data.data();
-    placed.scale = weight.scale.data();
-    placed.grid =
-        weight.quantized() ? scale_grid(config.scheme.weight.group, config.n, config.k) : Grid{0, 0};
-    placed.bias = bias.as<float>();
-    placed.input_scale = weight.input_scale ? &*weight.input_scale : nullptr;
-  }
+  HostWeight weight;
+  PlacedWeight placed;  // of `weight`
 };
 
 LinearConfig linear_config(const Fp8Weight& weight, const LinearOptions& options) {
@@ -101,17 +85,17 @@ Linear Linear::create(const Device& device, Fp8Weight weight, const LinearOption
     throw fail(ErrorCode::kInvalidArgument,
                "ignore_build is for planning; a layer needs kernels that are in this build");
   }
-  auto state = std::make_unique<State>();
-  state->device = device;
-  state->config = linear_config(weight, options);
-  state->selection = select_kernel(device, state->config, select);
-  for (const RangeChoice& range : state->selection.ranges) {
-    if (range.kernel->layout == Layout::kRowMajor || !weight.quantized()) continue;
-    throw fail(ErrorCode::kUnsupported, "{} reads shuffled weights and a weight on {} lies row-major",
-               range.kernel->name, device.name);
+  const LinearConfig config = linear_config(weight, options);
+  Selection selection = select_kernel(device, config, select);
+  const Kernel& first = *selection.ranges.front().kernel;
+  if (weight.quantized() && !HostWeight::can_hold(first.layout)) {
+    throw fail(ErrorCode::kUnsupported, "{} reads weights shuffled for a GPU, and {} cannot hold them",
+               first.name, device.name);
   }
-  say_if_input_scale_is_ignored(weight, state->selection);
-  state->place(std::move(weight));
+  say_if_input_scale_is_ignored(weight, selection);
+  auto state = std::unique_ptr<State>(
+      new State{device, config, std::move(selection), HostWeight(std::move(weight), first.layout), {}});
+  state->placed = state->weight.view(config);
   return Linear(std::move(state));
 }
 
@@ -153,19 +137,17 @@ void Linear::update_weights(Fp8Weight weight, Stream /*stream*/) {
                scheme_text(c.scheme), c.n, c.k, c.bias ? " with bias" : "", scheme_text(weight.scheme),
                shape_text(weight.data.shape()), weight.bias.defined() ? " with bias" : "");
   }
-  state_->place(std::move(weight));
+  state_->weight.replace(std::move(weight));
+  state_->placed = state_->weight.view(c);
 }
 
 HostTensor Linear::dequantize(int64_t row_begin, int64_t row_end) const {
-  return anyfp8::dequantize(state_->weight, row_begin, row_end);
+  return state_->weight.dequantize(row_begin, row_end);
 }
 
 const Device& Linear::device() const noexcept { return state_->device; }
 const LinearConfig& Linear::config() const noexcept { return state_->config; }
 const Selection& Linear::selection() const noexcept { return state_->selection; }
-size_t Linear::resident_bytes() const noexcept {
-  const bool bias_is_a_copy = state_->bias.defined() && state_->bias.data() != state_->weight.bias.data();
-  return state_->weight.resident_bytes() + (bias_is_a_copy ? state_->bias.size_bytes() : 0);
-}
+size_t Linear::resident_bytes() const noexcept { return state_->weight.resident_bytes(); }
 
 }  // namespace anyfp8

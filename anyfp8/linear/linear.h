@@ -23,7 +23,9 @@ ANYFP8_API LinearConfig linear_config(const Fp8Weight& weight, const LinearOptio
 
 // One linear layer, ready to run: its kernels are chosen, its weight lies where they read it.
 // apply() may run from several threads at once, each with its own Workspace; update_weights() may not run
-// beside it. On the CPU the weight is not copied: a tensor of a mapped checkpoint stays the mapped file.
+// beside it. On the CPU 8-bit weights are packed once into the layout of their kernels, and the pages of a
+// mapped checkpoint are given back on the way; 16- and 32-bit weights, and 8-bit ones of a kernel that reads
+// row-major, are not copied: they stay the mapped file.
 class ANYFP8_API Linear {
  public:
   // Refuses here, in words, everything that could fail later: a weight that check_weight() refuses, a
@@ -39,8 +41,8 @@ class ANYFP8_API Linear {
   // Enough for every m up to max_m.
   size_t workspace_bytes(int64_t max_m) const;
 
-  // Another weight of the same n, k, scheme and bias. On a CUDA device it is copied into the same storage,
-  // so that captured graphs see it; on the CPU the layer refers to the new weight's memory.
+  // Another weight of the same n, k, scheme and bias, into the same storage, so that captured graphs see it;
+  // a weight that is not copied on the CPU is referred to from then on.
   void update_weights(Fp8Weight weight, Stream stream = {});
 
   // Rows [row_begin, row_end) of data * scale as f32 [rows, k] in host memory.

@@ -74,11 +74,39 @@ TEST(Linear, MergedLayersEqualTheirParts) {
   expect_close(Linear::create(cpu_device(), merged, kFloat), merged, 3);
 }
 
-TEST(Linear, DoesNotCopyTheWeight) {
+TEST(Linear, RefersToWhatItReadsRowMajor) {
   const Fp8Weight w = quantize(wave(64, 64, 0.1), QuantizeScheme::kChannel);
-  const Linear linear = Linear::create(cpu_device(), w, kFloat);
+  const Linear linear = Linear::create(cpu_device(), w, kFloat, {.force = "cpu_reference"});
   EXPECT_EQ(linear.resident_bytes(), 64u * 64 + 64 * 4);
   EXPECT_TRUE(linear.dequantize(3, 4).as<float>()[5] == dequantize(w, 3, 4).as<float>()[5]);
+}
+
+// Every scheme, with ragged rows, columns and groups: what a layer holds is what it was given.
+TEST(Linear, DequantizesExactlyWhateverTheLayout) {
+  std::vector<Fp8Weight> weights;
+  for (QuantizeScheme scheme :
+       {QuantizeScheme::kTensor, QuantizeScheme::kChannel, QuantizeScheme::kBlock, QuantizeScheme::kMxfp8}) {
+    weights.push_back(quantize(wave(203, 320, 0.11), scheme));
+  }
+  weights.push_back(quantize(wave(70, 161, 0.11), QuantizeScheme::kBlock));
+  Fp8Weight odd;
+  odd.scheme.weight = {.dtype = DType::kE5M2, .group = {3, 7}};
+  odd.data = test::filled(DType::kE5M2, {65, 30}, 1.75f);
+  odd.scale = wave(22, 5, 0.1);
+  for (int64_t i = 0; i < odd.scale.size(); ++i) {
+    reinterpret_cast<float*>(odd.scale.mutable_data())[i] = 0.5f + static_cast<float>(i);
+  }
+  weights.push_back(odd);
+  for (const Fp8Weight& w : weights) {
+    const Linear linear = Linear::create(cpu_device(), w, kFloat);
+    for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, w.n()}, {63, 65}, {5, 5}, {64, 65}}) {
+      const HostTensor expected = dequantize(w, begin, end), got = linear.dequantize(begin, end);
+      ASSERT_EQ(got.shape(), expected.shape());
+      EXPECT_EQ(std::memcmp(got.data(), expected.data(), got.size_bytes()), 0)
+          << scheme_text(w.scheme) << " rows " << begin << " to " << end;
+    }
+    EXPECT_THROW(linear.dequantize(0, w.n() + 1), Error);
+  }
 }
 
 // Files may lay tensors at any address.

@@ -3,6 +3,7 @@
 #include <cstddef>
 
 #include "anyfp8/base/export.h"
+#include "anyfp8/base/tensor.h"
 #include "anyfp8/kernels/kernel.h"
 
 namespace anyfp8 {
@@ -12,16 +13,16 @@ namespace anyfp8 {
 class ANYFP8_API Workspace {
  public:
   explicit Workspace(const Device& device);
-  ~Workspace();
-  Workspace(Workspace&&) noexcept;
-  Workspace& operator=(Workspace&&) noexcept;
+  Workspace(Workspace&&) noexcept = default;
+  Workspace& operator=(Workspace&&) noexcept = default;
 
   void reserve(size_t bytes);  // grows, never shrinks; the old contents are lost
   size_t bytes() const noexcept { return scratch_.bytes; }
   Scratch scratch() const noexcept { return scratch_; }
 
  private:
-  Scratch scratch_;
+  HostTensor memory_;
+  Scratch scratch_;  // of memory_
 };
 
 }  // namespace anyfp8

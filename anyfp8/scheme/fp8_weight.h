@@ -12,6 +12,7 @@ namespace anyfp8 {
 // Where a weight's bytes lie. Named, and never inferred from a shape.
 enum class Layout : uint8_t {
   kRowMajor,     // [n, k], k fastest: the checkpoint's own bytes
+  kPanel64,      // 8-bit codes in panels of 64 outputs, see kernels/common/panel64.h
   kK64Shuffled,  // [n, k]: position 16t + 4s + j of each 64-byte chunk of a row holds k = 16s + 2t + (j >> 1)
                  // + 8 (j & 1)
 };

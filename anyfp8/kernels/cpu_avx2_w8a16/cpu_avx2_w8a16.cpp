@@ -1,6 +1,7 @@
 #include "anyfp8/base/text.h"
+#include "anyfp8/kernels/common/cpu_w8a16.h"
+#include "anyfp8/kernels/common/fp8_tables.h"
 #include "anyfp8/kernels/common/target_region.h"
-#include "anyfp8/kernels/common/w8a16_dot.h"
 #include "anyfp8/kernels/kernel_list.h"
 
 #if defined(__x86_64__)
@@ -12,29 +13,32 @@ namespace {
 
 struct Simd {
   using F = __m256;
+  using I = __m256i;
   static constexpr int kLanes = 8;
   static constexpr int kTileTokens = 3;  // 12 accumulators, 3 of x, 1 of the weight: 16 of 16 registers
   static constexpr int kDirectTokens = 3;
 
   static F zero() { return _mm256_setzero_ps(); }
-  static F broadcast(float value) { return _mm256_set1_ps(value); }
+  static F spread(float value) { return _mm256_set1_ps(value); }
   static F load(const float* from) { return _mm256_loadu_ps(from); }
   static void store(float* to, F value) { _mm256_storeu_ps(to, value); }
-  static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
+  static F add(F a, F b) { return _mm256_add_ps(a, b); }
   static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+  static F low(I pairs) { return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)); }
+  static F high(I pairs) {
+    return _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(static_cast<int>(0xFFFF0000))));
+  }
+
+  static F e8m0(const uint8_t* from) {
+    const I codes = _mm256_cvtepu8_epi32(_mm_loadu_si64(from));
+    // Code 0 is 2^-127, the subnormal with its highest bit; every other value is above it.
+    return _mm256_castsi256_ps(_mm256_max_epu32(_mm256_slli_epi32(codes, 23), _mm256_set1_epi32(0x00400000)));
+  }
 
   template <DType D>
-  static F decode(const void* from) {
-    if constexpr (D == DType::kE4M3) {
-      // s eeee mmm becomes the fp16 s 0eeee mmm0000000: value * 2^-8 with e4m3 subnormals as fp16 subnormals,
-      // which the conversion keeps whatever MXCSR says.
-      const __m128i wide = _mm_cvtepi8_epi16(_mm_loadu_si64(from));
-      return _mm256_cvtph_ps(
-          _mm_and_si128(_mm_slli_epi16(wide, 7), _mm_set1_epi16(static_cast<short>(0xBF80))));
-    } else if constexpr (D == DType::kE5M2) {
-      return _mm256_cvtph_ps(_mm_slli_epi16(_mm_cvtepu8_epi16(_mm_loadu_si64(from)), 8));
-    } else if constexpr (D == DType::kBF16) {
-      const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(static_cast<const __m128i*>(from)));
+  static F widen(const void* from) {
+    if constexpr (D == DType::kBF16) {
+      const I wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(static_cast<const __m128i*>(from)));
       return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
     } else if constexpr (D == DType::kF16) {
       return _mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i*>(from)));
@@ -43,13 +47,75 @@ struct Simd {
     }
   }
 
+  template <DType D>
+  static void store_as(void* to, F value) {
+    if constexpr (D == DType::kBF16) {
+      const I bits = _mm256_castps_si256(value);
+      const I odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+      const I rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)));
+      const I quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x00400000));
+      const I nan = _mm256_castps_si256(_mm256_cmp_ps(value, value, _CMP_UNORD_Q));
+      const I upper = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
+      const I packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(upper, upper), 0x08);
+      _mm_storeu_si128(static_cast<__m128i*>(to), _mm256_castsi256_si128(packed));
+    } else if constexpr (D == DType::kF16) {
+      _mm_storeu_si128(static_cast<__m128i*>(to), _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT));
+    } else {
+      _mm256_storeu_ps(static_cast<float*>(to), value);
+    }
+  }
+
   static void sum_rows(F a, F b, F c, F d, float* out) {
     const __m256 sums = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
     _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1)));
   }
+
+  // 15 instructions for 32 codes, see Fp8Shuffle.
+  template <DType D>
+  struct Decoder {
+    using Code = Fp8Shuffle<D>;
+    const I base, wrong_high, wrong_low;
+    Decoder()
+        : base(table(kFp8Shuffle<D>.base)),
+          wrong_high(table(kFp8Shuffle<D>.wrong_high)),
+          wrong_low(table(kFp8Shuffle<D>.wrong_low)) {}
+
+    static I table(const uint8_t (&bytes)[16]) {
+      return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(bytes)));
+    }
+    static I all(int byte) { return _mm256_set1_epi8(static_cast<char>(byte)); }
+
+    void operator()(const uint8_t* codes, I& k01, I& k23) const {
+      const I c = _mm256_loadu_si256(reinterpret_cast<const I*>(codes));
+      // Saturation leaves the first 16 places as they are, and sets the bit that makes a shuffle give 0 in
+      // all others.
+      const I place =
+          _mm256_adds_epu8(_mm256_and_si256(_mm256_add_epi8(c, all(Code::kOffset)), all(0x7F)), all(0x70));
+      I high = _mm256_shuffle_epi8(base, _mm256_and_si256(_mm256_srli_epi16(c, Code::kHighShift), all(0x0F)));
+      high = _mm256_xor_si256(high, _mm256_shuffle_epi8(wrong_high, place));
+      if constexpr (!Code::kSignInBase) high = _mm256_or_si256(high, _mm256_and_si256(c, all(0x80)));
+      const I low =
+          _mm256_xor_si256(_mm256_and_si256(_mm256_slli_epi16(c, Code::kLowShift), all(Code::kLowMask)),
+                           _mm256_shuffle_epi8(wrong_low, place));
+      k01 = _mm256_unpacklo_epi8(low, high);
+      k23 = _mm256_unpackhi_epi8(low, high);
+    }
+  };
 };
 
-#include "anyfp8/kernels/common/w8a16_dot_tile.inc"
+// With 16 registers: 4 sums while decoding, 8 from a buffer (12 are as fast and do not fit in each compiler).
+struct Tiles {
+  static constexpr int kDirectTile = 2;
+  static constexpr int64_t kDirectTokens = 2;
+  static constexpr int direct_vectors(int tokens) { return tokens == 1 ? 4 : 2; }
+  static constexpr int kKeepTokens = 1;
+  static constexpr int together(int) { return 1; }
+  static constexpr int kBufferTile = 4;
+  static constexpr int kBufferVectors = 2;
+};
+
+#include "anyfp8/kernels/common/panel_tile.inc"
+#include "anyfp8/kernels/common/row_dot_tile.inc"
 
 }  // namespace
 }  // namespace anyfp8
@@ -59,37 +125,35 @@ ANYFP8_TARGET_END
 namespace anyfp8 {
 namespace {
 
-Verdict supports(const Device& device) {
-  ANYFP8_NEED(device.isa.avx2, "needs AVX2, FMA and F16C; this CPU has {}", isa_text(device.isa));
-  return Verdict::yes();
-}
-
 #if defined(__x86_64__)
-void apply(const PlacedWeight& weight, const TensorView& x, const TensorView& y, Scratch scratch, Stream) {
-  apply_dot({.dot = dot, .widen = widen}, weight, x, y, scratch);
-}
-#else
-constexpr void (*apply)(const PlacedWeight&, const TensorView&, const TensorView&, Scratch, Stream) = nullptr;
+constexpr CpuW8A16 kIsa{.panels = {.dot = nullptr,
+                                   .fma = &kMathOf<FmaOp<Tiles>>,
+                                   .widen = widen,
+                                   .widen_e8m0 = widen_e8m0,
+                                   .finish = finish},
+                        .rows = {.dot = dot, .widen = widen}};
 #endif
+
+constexpr Kernel table() {
+  Kernel kernel = cpu_w8a16_kernel();
+  kernel.name = "cpu_avx2_w8a16";
+  kernel.summary = "AVX2: fp32 multiply-add, weights decoded in registers or to the L2 cache";
+  kernel.supports = [](const Device& device) {
+    ANYFP8_NEED(device.isa.avx2, "needs AVX2, FMA and F16C; this CPU has {}", isa_text(device.isa));
+    return Verdict::yes();
+  };
+#if defined(__x86_64__)
+  kernel.workspace_bytes = [](const LinearConfig& config, const Device& device, int64_t m) {
+    return cpu_w8a16_workspace_bytes(kIsa, config, device, m);
+  };
+  kernel.apply = [](const PlacedWeight& weight, const TensorView& x, const TensorView& y, Scratch scratch,
+                    Stream) { apply_cpu_w8a16(kIsa, weight, x, y, scratch); };
+#endif
+  return kernel;
+}
 
 }  // namespace
 
-constinit const Kernel cpu_avx2_w8a16{
-    .name = "cpu_avx2_w8a16",
-    .summary = "fp32 dot products on AVX2, weights decoded in registers",
-    .device = DeviceKind::kCpu,
-    .layout = Layout::kRowMajor,
-    .weight_dtypes = kDotWeightDtypes,
-    .weight_groups = kDotGroups,
-    .scale_dtypes = kDotScaleDtypes,
-    .in_dtypes = kDotInOutDtypes,
-    .out_dtypes = kDotInOutDtypes,
-    .activation = ActivationUse::kAsGiven,
-    .batch_invariant = true,
-    .supports = supports,
-    .tokens = [](const LinearConfig&, const Device&) { return TokenRange{}; },
-    .workspace_bytes = dot_workspace_bytes,
-    .apply = apply,
-};
+constinit const Kernel cpu_avx2_w8a16 = table();
 
 }  // namespace anyfp8

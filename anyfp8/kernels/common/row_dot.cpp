@@ -1,4 +1,4 @@
-#include "anyfp8/kernels/common/w8a16_dot.h"
+#include "anyfp8/kernels/common/row_dot.h"
 
 #include <omp.h>
 
@@ -28,24 +28,9 @@ int useful_threads(int64_t m, int64_t n, int64_t k) {
   return static_cast<int>(std::clamp(work_ns / kNsPerThread, 1.0, static_cast<double>(num_threads())));
 }
 
-// Scales that stay the same along k are applied to the sums.
-struct RowScales {
-  const PlacedWeight& weight;
-  bool along_k;
-  double unit;
-
-  double factor(int64_t row) const {
-    if (weight.scale == nullptr || along_k) return unit;
-    const QuantKey& key = weight.config.scheme.weight;
-    // In double: scale * 2^8 may leave the range of fp32 where the product with the sum does not.
-    return unit * load_element(weight.scale, key.scale_dtype, key.group.rows == 0 ? 0 : row / key.group.rows);
-  }
-};
-
 struct Worker {
-  const DotIsa& isa;
+  const RowDotIsa& isa;
   const DotJob& job;
-  const RowScales& scales;
   const float* bias;
   const TensorView& y;
 
@@ -62,22 +47,17 @@ struct Worker {
   }
 
   void finish(int64_t token, int tokens, int64_t row, int rows, const float* sums) const {
-    double factor[kDotRows], offset[kDotRows];
-    for (int r = 0; r < rows; ++r) {
-      factor[r] = scales.factor(row + r);
-      offset[r] = bias == nullptr ? 0 : bias[row + r];
-    }
     for (int t = 0; t < tokens; ++t) {
       const int64_t out = (token + t) * y.row_stride + row;
       for (int r = 0; r < rows; ++r) {
-        const double value = sums[t * kDotRows + r] * factor[r] + offset[r];
-        store_element(y.data, y.dtype, out + r, static_cast<float>(value));
+        const float sum = sums[t * kDotRows + r];
+        store_element(y.data, y.dtype, out + r, bias == nullptr ? sum : sum + bias[row + r]);
       }
     }
   }
 };
 
-void widen_tokens(const DotIsa& isa, const TensorView& x, int64_t begin, int64_t end, float* to) {
+void widen_tokens(const RowDotIsa& isa, const TensorView& x, int64_t begin, int64_t end, float* to) {
   const int64_t stride = padded_stride(x.cols);
   for (int64_t token = begin; token < end; ++token) {
     const auto* from = static_cast<const std::byte*>(x.data) + token * x.row_stride * dtype_bytes(x.dtype);
@@ -89,32 +69,25 @@ void widen_tokens(const DotIsa& isa, const TensorView& x, int64_t begin, int64_t
 
 }  // namespace
 
-size_t dot_workspace_bytes(const LinearConfig& config, const Device&, int64_t m) {
+size_t row_dot_workspace_bytes(const LinearConfig& config, int64_t m) {
   size_t bytes = 0;
   const size_t row_bytes = static_cast<size_t>(padded_stride(config.k)) * sizeof(float);
   return __builtin_mul_overflow(static_cast<size_t>(m), row_bytes, &bytes) ? SIZE_MAX : bytes;
 }
 
-void apply_dot(const DotIsa& isa, const PlacedWeight& weight, const TensorView& x, const TensorView& y,
-               Scratch scratch) {
+void apply_row_dot(const RowDotIsa& isa, const PlacedWeight& weight, const TensorView& x, const TensorView& y,
+                   Scratch scratch) {
   const LinearConfig& config = weight.config;
-  const QuantKey& key = config.scheme.weight;
-  if (x.rows == 0 || config.n == 0) return;
+  if (x.rows == 0) return;
 
   const bool in_place = usable_in_place(x);
   float* wide = static_cast<float*>(scratch.data);
-  const RowScales scales{weight, weight.scale != nullptr && key.group.cols != 0,
-                         key.dtype == DType::kE4M3 ? kE4M3Unit : 1.0};
   const DotJob job{.weight = weight.data,
-                   .weight_dtype = key.dtype,
+                   .weight_dtype = config.scheme.weight.dtype,
                    .k = config.k,
-                   .scale = scales.along_k ? weight.scale : nullptr,
-                   .scale_is_e8m0 = key.scale_dtype == DType::kE8M0,
-                   .group = key.group,
-                   .grid_cols = weight.grid.cols,
                    .x = in_place ? static_cast<const float*>(x.data) : wide,
                    .x_stride = in_place ? x.row_stride : padded_stride(config.k)};
-  const Worker worker{isa, job, scales, weight.bias, y};
+  const Worker worker{isa, job, weight.bias, y};
 
   const int threads = useful_threads(x.rows, config.n, config.k);
   const bool widen_together = !in_place && x.rows >= 2 * threads;

@@ -1,0 +1,404 @@
+#include "anyfp8/kernels/common/panel_gemm.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#include "anyfp8/base/element.h"
+#include "anyfp8/base/float_mode.h"
+#include "anyfp8/base/threads.h"
+
+namespace anyfp8 {
+namespace {
+
+// The chunks of a panel, in order.
+class Chunks {
+ public:
+  explicit Chunks(const PanelShape& shape) : shape_(shape) {
+    if (shape.group_steps < kSegmentSteps) {
+      groups_per_chunk_ = kSegmentSteps / shape.group_steps;
+      count_ = (shape.groups + groups_per_chunk_ - 1) / groups_per_chunk_;
+      return;
+    }
+    chunks_per_group_ = (shape.group_steps + kSegmentSteps - 1) / kSegmentSteps;
+    const int64_t last_steps = shape.steps - (shape.groups - 1) * shape.group_steps;
+    count_ = (shape.groups - 1) * chunks_per_group_ + (last_steps + kSegmentSteps - 1) / kSegmentSteps;
+  }
+
+  int64_t count() const { return count_; }
+
+  PanelChunk at(int64_t index) const {
+    const int64_t group = index * groups_per_chunk_ / chunks_per_group_;
+    const int64_t step = group * shape_.group_steps + index % chunks_per_group_ * kSegmentSteps;
+    const int64_t group_end = std::min((group + groups_per_chunk_) * shape_.group_steps, shape_.steps);
+    const int64_t steps = chunks_per_group_ == 1 && groups_per_chunk_ > 1
+                              ? group_end - step
+                              : std::min(group_end - step, kSegmentSteps);
+    return {step, steps, group, std::min(shape_.group_steps, kSegmentSteps)};
+  }
+
+ private:
+  const PanelShape& shape_;
+  int64_t count_ = 0, groups_per_chunk_ = 1, chunks_per_group_ = 1;
+};
+
+// bf16 parts whose sum is x exactly: 24 bits of fp32 in three of 8, 11 bits of fp16 in two.
+int split_parts(DType in) { return in == DType::kBF16 ? 1 : in == DType::kF16 ? 2 : 3; }
+
+// How a call is done: which multiplication, and over how many rows of bf16 or fp32 in all.
+struct Plan {
+  Plan(const PanelMath* how, int rows_of_a_token, int64_t m)
+      : math(how),
+        parts(rows_of_a_token),
+        tokens(m),
+        direct(rows() <= how->direct_tokens),
+        tile_tokens((direct ? how->direct_tile : how->buffer_tile) / parts),
+        tiles((m + tile_tokens - 1) / tile_tokens) {}
+
+  const PanelMath* math;
+  int parts;  // rows that make up one token
+  int64_t tokens;
+  bool direct;
+  int64_t tile_tokens, tiles;
+
+  int64_t rows() const { return tokens * parts; }
+  // As even as they come out: 7 tokens are 4 + 3. A token's parts stay together.
+  int64_t tile_begin(int64_t tile) const {
+    return math->blocks_of_x ? std::min(tile * tile_tokens, tokens) : tokens * tile / tiles;
+  }
+  int64_t x_block() const { return math->blocks_of_x ? kXBlock : 1; }
+  // Rows of x that a token's part has in so many steps.
+  int64_t x_rows(int64_t steps) const {
+    return (steps * math->rows_per_step + x_block() - 1) / x_block() * x_block();
+  }
+  // Panels that take turns chunk by chunk, so that a chunk of x is still in the L2 cache for the next panel.
+  // Few tokens are there anyway, and memory is best read in one stream.
+  int64_t panels_together() const { return rows() <= kXBlock ? 1 : 8; }
+};
+
+// A token split into parts is one pass of the dot product of bf16 pairs for each part, against four
+// multiply-adds of fp32 and the conversion of the weight: worth it while all of it is hidden behind the
+// memory. The sums then differ in the last bits from those of a larger m, so it is not for kInvariant.
+Plan plan_of(const PanelIsa& isa, const LinearConfig& config, int64_t m) {
+  constexpr int64_t kMostSplitRows = 6;  // one tile
+  const int parts = split_parts(config.in);
+  const bool few = m * parts <= kMostSplitRows && config.policy != Policy::kInvariant;
+  if (isa.dot != nullptr && (parts == 1 || few || isa.fma == nullptr)) return Plan(isa.dot, parts, m);
+  return Plan(isa.fma, 1, m);
+}
+
+// Waking a thread costs about 5 us; a core decodes about 16 codes in 1 ns or does 64 products.
+int useful_threads(int64_t m, int64_t n, int64_t k) {
+  constexpr double kNsPerCode = 0.05, kNsPerProduct = 0.01, kNsPerThread = 10000;
+  const double work_ns = static_cast<double>(n) * k * (kNsPerCode + kNsPerProduct * m);
+  return static_cast<int>(std::clamp(work_ns / kNsPerThread, 1.0, static_cast<double>(num_threads())));
+}
+
+size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+// Tokens that are multiplied together, as tiles.
+int64_t block_tiles(const Plan& plan) {
+  return plan.direct ? plan.tiles : kBlockTokens / (plan.tile_tokens * plan.parts);
+}
+
+// Each thread packs x for itself where that is a small part of its work: at 16 panels a thread, 2 %. What
+// another thread has just written comes slowly from its cache: two Zen 4 cores on two dies lose 20 % at m
+// = 16.
+bool packs_alone(const PanelShape& shape, int64_t threads) { return shape.panels >= 16 * threads; }
+
+// Scratch: x in tiles, unless each thread has its own, of a block; then for each thread that, a buffer for a
+// chunk, and the sums of a block for each of the panels that take turns.
+struct ScratchSizes {
+  size_t x, own_x, buffer, sums;
+  ScratchSizes(const Plan& plan, const PanelShape& shape, bool alone) {
+    const int64_t block_rows = std::min(plan.rows(), block_tiles(plan) * plan.tile_tokens * plan.parts);
+    const auto x_bytes = [&](int64_t rows) {
+      const int64_t behind = (plan.x_block() - 1) * plan.x_block();  // the tokens that are not there
+      return aligned(static_cast<size_t>(rows * plan.x_rows(shape.steps) + behind) * 4);
+    };
+    x = alone ? 0 : x_bytes(plan.rows());
+    own_x = alone ? x_bytes(block_rows) : 0;
+    buffer = plan.direct ? 0 : kSegmentSteps * plan.math->rows_per_step * kPanelOutputs * 4;
+    sums = static_cast<size_t>(plan.panels_together() * block_rows * kPanelOutputs) * sizeof(float);
+  }
+  size_t thread() const { return own_x + buffer + sums; }
+};
+
+// x as tiles read it: chunk by chunk, in each of them tile by tile, so that all tiles of a chunk are one
+// stream.
+//   pairs of bf16, one part:  x as it is
+//   pairs of bf16, parts:     the upper 16 bits, those of the rest, those of what is left then
+//   fp32:                     widened
+class TilePacker {
+ public:
+  // Tokens [first, last) of x.
+  TilePacker(const PanelIsa& isa, const Plan& plan, const PanelShape& shape, const TensorView& x,
+             int64_t first, int64_t last, void* to)
+      : isa_(isa),
+        plan_(plan),
+        shape_(shape),
+        x_(x),
+        first_(first),
+        tokens_(last - first),
+        to_(static_cast<uint32_t*>(to)) {}
+
+  // Where the tile that begins at `token` begins in a chunk.
+  uint32_t* at(int64_t token, const PanelChunk& chunk) const {
+    const int64_t before = chunk.step * plan_.math->rows_per_step * tokens_;
+    return to_ + (before + (token - first_) * plan_.x_rows(chunk.steps)) * plan_.parts;
+  }
+
+  void pack(int64_t tile, const PanelChunk& chunk) const {
+    const int64_t token = plan_.tile_begin(tile), tokens = plan_.tile_begin(tile + 1) - token;
+    const int64_t row_length = tokens * plan_.parts;
+    uint32_t* const to = at(token, chunk);
+    for (int64_t step = 0; step < chunk.steps; step += chunk.segment_steps) {
+      const int64_t group = (chunk.step + step) / shape_.group_steps;
+      const int64_t in_group = (chunk.step + step - group * shape_.group_steps) * kStepK;
+      const int64_t begin = group * shape_.group_k + in_group;
+      const int64_t group_end = std::min((group + 1) * shape_.group_k, shape_.k);
+      const int64_t end = std::min(begin + chunk.segment_steps * kStepK, group_end);
+      for (int64_t k = begin; k < end; k += kPiece) {
+        const int64_t count = std::min(kPiece, end - k);
+        uint32_t* rows = to + (step + (k - begin) / kStepK) * plan_.math->rows_per_step * row_length;
+        for (int64_t t = 0; t < tokens; ++t) {
+          pack_piece(token + t, k, count, rows + t * plan_.parts * plan_.x_block(), row_length);
+        }
+      }
+    }
+  }
+
+ private:
+  static constexpr int64_t kPiece = 128;
+
+  void pack_piece(int64_t token, int64_t k, int64_t count, uint32_t* to, int64_t stride) const {
+    const auto* from =
+        static_cast<const std::byte*>(x_.data) + (token * x_.row_stride + k) * dtype_bytes(x_.dtype);
+    const int64_t whole = std::max(kStepK, plan_.x_block() * 2), padded = (count + whole - 1) / whole * whole;
+    alignas(64) uint32_t pairs[kPiece / 2];
+    if (plan_.math->rows_per_step == 2 && plan_.parts == 1) {
+      std::memset(pairs + padded / 2 - whole / 2, 0, static_cast<size_t>(whole) * 2);
+      std::memcpy(pairs, from, static_cast<size_t>(count) * 2);
+      put(pairs, padded / 2, to, stride);
+      return;
+    }
+    alignas(64) float wide[kPiece + 16];
+    isa_.widen(from, x_.dtype, count, wide);
+    std::fill(wide + count, wide + padded, 0.0f);
+    if (plan_.math->rows_per_step == 4) {
+      for (int64_t i = 0; i < padded; ++i) std::memcpy(to + i * stride, wide + i, sizeof(float));
+      return;
+    }
+    for (int part = 0; part < plan_.parts; ++part) {
+      for (int64_t i = 0; i < padded / 2; ++i) {
+        pairs[i] = take_upper(wide[2 * i]) >> 16 | take_upper(wide[2 * i + 1]);
+      }
+      put(pairs, padded / 2, to + part * plan_.x_block(), stride);
+    }
+  }
+
+  void put(const uint32_t* rows, int64_t count, uint32_t* to, int64_t stride) const {
+    if (!plan_.math->blocks_of_x) {
+      for (int64_t i = 0; i < count; ++i) to[i * stride] = rows[i];
+      return;
+    }
+    for (int64_t i = 0; i < count; i += kXBlock) std::memcpy(to + i * stride, rows + i, kXBlock * 4);
+  }
+
+  // The upper 16 bits of `value`, which keeps the rest; what is not finite has no rest.
+  static uint32_t take_upper(float& value) {
+    const uint32_t bits = std::bit_cast<uint32_t>(value), upper = bits & 0xFFFF0000u;
+    const bool finite = (bits & 0x7F800000u) != 0x7F800000u;
+    if (!finite) {
+      value = 0;
+      return (bits & 0x007FFFFFu) != 0 ? upper | 0x00400000u : upper;
+    }
+    value -= std::bit_cast<float>(upper);
+    return upper;
+  }
+
+  const PanelIsa& isa_;
+  const Plan& plan_;
+  const PanelShape& shape_;
+  const TensorView& x_;
+  int64_t first_, tokens_;
+  uint32_t* to_;
+};
+
+struct Worker {
+  const PanelIsa& isa;
+  const Plan& plan;
+  const PlacedWeight& weight;
+  const PanelShape& shape;
+  const Chunks& chunks;
+  const TensorView& x;
+  const TensorView& y;
+  const TilePacker* packed_x;  // null: own_x is for it
+  std::byte* own_x;
+  std::byte* buffer;
+  float* totals;
+
+  // The chunk's scales as [segments][64] fp32; `room` is for those that do not lie so.
+  const float* scales(int64_t panel, const PanelChunk& chunk, float* room) const {
+    const int64_t first = (panel * shape.groups + chunk.group) * shape.scale_width;
+    const int64_t segments = (chunk.steps + chunk.segment_steps - 1) / chunk.segment_steps;
+    const bool is_e8m0 = weight.config.scheme.weight.scale_dtype == DType::kE8M0;
+    const auto* codes = static_cast<const uint8_t*>(weight.scale) + first;
+    const auto* floats = static_cast<const float*>(weight.scale) + first;
+    if (shape.scale_width == 1) {
+      for (int64_t i = 0; i < segments; ++i) {
+        std::fill_n(room + i * kPanelOutputs, kPanelOutputs, is_e8m0 ? e8m0_to_f32(codes[i]) : floats[i]);
+      }
+      return room;
+    }
+    if (!is_e8m0) return floats;
+    isa.widen_e8m0(codes, segments * kPanelOutputs, room);
+    return room;
+  }
+
+  // Tiles [tile_begin, tile_end) of tokens x panels [panel_begin, panel_end).
+  void run(int64_t tile_begin, int64_t tile_end, int64_t panel_begin, int64_t panel_end) const {
+    const int64_t block = block_tiles(plan), together = plan.panels_together();
+    for (int64_t begin = tile_begin; begin < tile_end; begin += block) {
+      const int64_t end = std::min(begin + block, tile_end);
+      const TilePacker own(isa, plan, shape, x, plan.tile_begin(begin), plan.tile_begin(end), own_x);
+      for (int64_t i = 0; packed_x == nullptr && i < chunks.count(); ++i) {
+        for (int64_t tile = begin; tile < end; ++tile) own.pack(tile, chunks.at(i));
+      }
+      for (int64_t panel = panel_begin; panel < panel_end; panel += together) {
+        multiply(packed_x == nullptr ? own : *packed_x, begin, end, panel,
+                 std::min(panel + together, panel_end));
+      }
+    }
+  }
+
+  const uint8_t* codes(int64_t panel, int64_t step) const {
+    return static_cast<const uint8_t*>(weight.data) + static_cast<size_t>(panel) * shape.panel_bytes() +
+           step * kStepBytes;
+  }
+
+  void multiply(const TilePacker& tiles, int64_t tile_begin, int64_t tile_end, int64_t panel_begin,
+                int64_t panel_end) const {
+    const int64_t first = plan.tile_begin(tile_begin), last = plan.tile_begin(tile_end);
+    const int64_t panel_totals = (last - first) * plan.parts * kPanelOutputs;
+    std::fill_n(totals, (panel_end - panel_begin) * panel_totals, 0.0f);
+    alignas(64) float room[kSegmentSteps * kPanelOutputs];
+    for (int64_t i = 0; i < chunks.count(); ++i) {
+      const PanelChunk chunk = chunks.at(i);
+      for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
+        const bool last_panel = panel + 1 == panel_end;
+        const PanelTask task{
+            .codes = codes(panel, chunk.step),
+            .next = last_panel ? codes(panel_begin, chunk.step + chunk.steps) : codes(panel + 1, chunk.step),
+            .dtype = weight.config.scheme.weight.dtype,
+            .steps = chunk.steps,
+            .segment_steps = chunk.segment_steps,
+            .scale = scales(panel, chunk, room)};
+        if (!plan.direct) plan.math->decode(task, buffer);
+        float* const sums = totals + (panel - panel_begin) * panel_totals;
+        int64_t token = first;
+        for (int64_t tile = tile_begin; tile < tile_end; ++tile) {
+          const int64_t end = plan.tile_begin(tile + 1);
+          const int rows = static_cast<int>((end - token) * plan.parts);
+          float* const tile_sums = sums + (token - first) * plan.parts * kPanelOutputs;
+          if (plan.direct) {
+            plan.math->direct(task, tiles.at(token, chunk), rows, tile_sums);
+          } else {
+            plan.math->multiply(task, buffer, tiles.at(token, chunk), rows, tile_sums);
+          }
+          token = end;
+        }
+      }
+    }
+    for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
+      const int64_t output = panel * kPanelOutputs, count = std::min(kPanelOutputs, shape.n - output);
+      const float* sums = totals + (panel - panel_begin) * panel_totals;
+      for (int64_t token = first; token < last; ++token, sums += plan.parts * kPanelOutputs) {
+        auto* to = static_cast<std::byte*>(y.data) + (token * y.row_stride + output) * dtype_bytes(y.dtype);
+        isa.finish(sums, plan.parts, weight.bias == nullptr ? nullptr : weight.bias + output, count, to,
+                   y.dtype);
+      }
+    }
+  }
+};
+
+}  // namespace
+
+size_t panel_workspace_bytes(const PanelIsa& isa, const LinearConfig& config, const Device& device,
+                             int64_t m) {
+  const PanelShape shape = panel_shape(config.scheme.weight, config.n, config.k);
+  size_t widest = 0;  // what no plan exceeds for one token, times m
+  if (__builtin_mul_overflow(static_cast<size_t>(shape.steps + kXBlock) * 32, static_cast<size_t>(m),
+                             &widest) ||
+      widest > SIZE_MAX / 2) {
+    return SIZE_MAX;
+  }
+  const int64_t threads = std::max(device.cores, num_threads());
+  const auto bytes = [&](int64_t tokens) {
+    const Plan plan = plan_of(isa, config, tokens);
+    const ScratchSizes alone(plan, shape, true), shared(plan, shape, false);
+    const int64_t most_alone = std::clamp<int64_t>(shape.panels / 16, 1, threads);
+    return std::max(alone.thread() * static_cast<size_t>(most_alone),
+                    shared.x + shared.thread() * static_cast<size_t>(threads));
+  };
+  // A few tokens in parts take more than some more in one piece, and a tile more than two halves.
+  size_t most = bytes(m);
+  for (int64_t tokens = 1; tokens < std::min<int64_t>(m, 128); ++tokens) most = std::max(most, bytes(tokens));
+  return most;
+}
+
+void apply_panels(const PanelIsa& isa, const PlacedWeight& weight, const TensorView& x, const TensorView& y,
+                  Scratch scratch) {
+  const LinearConfig& config = weight.config;
+  if (x.rows == 0) return;
+  const PanelShape shape = panel_shape(config.scheme.weight, config.n, config.k);
+  const Chunks chunks(shape);
+  const Plan plan = plan_of(isa, config, x.rows);
+  const int useful = useful_threads(x.rows, config.n, config.k);
+  const bool alone = packs_alone(shape, useful);
+  const ScratchSizes sizes(plan, shape, alone);
+  auto* memory = static_cast<std::byte*>(scratch.data);
+  const TilePacker packer(isa, plan, shape, x, 0, plan.tokens, memory);
+  // The number of threads may have been raised since the workspace was made.
+  const int threads = std::min(useful, static_cast<int>((scratch.bytes - sizes.x) / sizes.thread()));
+
+  const auto work = [&](int part, int parts, const auto& wait) {
+    const DefaultFloatMode mode;
+    if (!alone) {
+      const auto [begin, end] = static_split(chunks.count() * plan.tiles, 1, part, parts);
+      for (int64_t i = begin; i < end; ++i) packer.pack(i % plan.tiles, chunks.at(i / plan.tiles));
+      wait();
+    }
+    // Threads beyond the number of panels share the tokens.
+    const int across = static_cast<int>(std::clamp<int64_t>(parts / shape.panels, 1, plan.tiles));
+    const int along = parts / across;
+    if (part >= across * along) return;
+    const auto [tile_begin, tile_end] = static_split(plan.tiles, 1, part % across, across);
+    const auto [panel_begin, panel_end] = static_split(shape.panels, 1, part / across, along);
+    std::byte* const own_x = memory + sizes.x + sizes.thread() * static_cast<size_t>(part);
+    std::byte* const buffer = own_x + sizes.own_x;
+    const Worker worker{.isa = isa,
+                        .plan = plan,
+                        .weight = weight,
+                        .shape = shape,
+                        .chunks = chunks,
+                        .x = x,
+                        .y = y,
+                        .packed_x = alone ? nullptr : &packer,
+                        .own_x = own_x,
+                        .buffer = buffer,
+                        .totals = reinterpret_cast<float*>(buffer + sizes.buffer)};
+    if (plan.math->begin != nullptr) plan.math->begin();
+    worker.run(tile_begin, tile_end, panel_begin, panel_end);
+    if (plan.math->end != nullptr) plan.math->end();
+  };
+  if (threads == 1) return work(0, 1, [] {});
+#pragma omp parallel num_threads(threads)
+  work(omp_get_thread_num(), omp_get_num_threads(), [] {
+#pragma omp barrier
+  });
+}
+
+}  // namespace anyfp8

@@ -1,0 +1,104 @@
+#include "anyfp8/base/text.h"
+#include "anyfp8/kernels/common/cpu_w8a16.h"
+#include "anyfp8/kernels/common/fp8_tables.h"
+#include "anyfp8/kernels/common/target_region.h"
+#include "anyfp8/kernels/kernel_list.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+ANYFP8_TARGET_BEGIN("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bf16")
+namespace anyfp8 {
+namespace {
+
+#include "anyfp8/kernels/common/simd_avx512.inc"
+#include "anyfp8/kernels/common/simd_vbmi.inc"
+
+struct Simd : SimdAvx512 {
+  template <DType D>
+  using Decoder = DecoderVbmi<D>;
+};
+
+// A row is a pair of k. vdpbf16ps adds the products of a pair to fp32 sums and takes subnormals of either
+// side for zero; no FP8 value is a subnormal of bf16.
+struct DotOp {
+  using X = uint32_t;
+  using W = Simd::I;
+  static constexpr int kRows = 2;
+  template <class Decoder>
+  static void decode(const Decoder& decoder, const uint8_t* codes, W (&w)[kRows]) {
+    decoder(codes, w[0], w[1]);
+  }
+  static W spread(const X* x) { return _mm512_set1_epi32(static_cast<int>(*x)); }
+  static W load(const X* from) { return _mm512_loadu_si512(from); }
+  static void store(X* to, W w) { _mm512_storeu_si512(to, w); }
+  static Simd::F multiply_add(W w, W x, Simd::F sum) {
+    return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(w), reinterpret_cast<__m512bh>(x));
+  }
+
+  // Decoding takes other units than the products, so repeating it for each of several tiles is free as long
+  // as a tile has 16 products for each block of 64 codes: 8 x 2 vectors.
+  static constexpr int kDirectTile = 8;
+  static constexpr int64_t kDirectTokens = 96;
+  static constexpr int direct_vectors(int tokens) { return tokens <= 4 ? 4 : 2; }
+  static constexpr int kKeepTokens = 4;
+  static constexpr int together(int tokens) { return tokens <= 4 ? 4 : 2; }
+  static constexpr int kBufferTile = 6;
+  static constexpr int kBufferVectors = 4;
+};
+
+// fp32: 6 x 4 sums and 5 registers for the decoder. A tile of 6 tokens has products enough to hide it.
+struct FmaTiles {
+  static constexpr int kDirectTile = 6;
+  static constexpr int64_t kDirectTokens = 48;
+  static constexpr int direct_vectors(int) { return 4; }
+  static constexpr int kKeepTokens = 2;
+  static constexpr int together(int tokens) { return tokens <= 2 ? 4 : 1; }
+  static constexpr int kBufferTile = 6;
+  static constexpr int kBufferVectors = 4;
+};
+
+#include "anyfp8/kernels/common/panel_tile.inc"
+#include "anyfp8/kernels/common/row_dot_tile.inc"
+
+}  // namespace
+}  // namespace anyfp8
+ANYFP8_TARGET_END
+#endif
+
+namespace anyfp8 {
+namespace {
+
+#if defined(__x86_64__)
+constexpr CpuW8A16 kIsa{.panels = {.dot = &kMathOf<DotOp>,
+                                   .fma = &kMathOf<FmaOp<FmaTiles>>,
+                                   .widen = widen,
+                                   .widen_e8m0 = widen_e8m0,
+                                   .finish = finish},
+                        .rows = {.dot = dot, .widen = widen}};
+#endif
+
+constexpr Kernel table() {
+  Kernel kernel = cpu_w8a16_kernel();
+  kernel.name = "cpu_avx512_bf16_w8a16";
+  kernel.summary = "AVX-512 with VBMI and BF16: dot products of bf16 pairs (fp32: multiply-add)";
+  kernel.supports = [](const Device& device) {
+    ANYFP8_NEED(device.isa.avx512_vbmi && device.isa.avx512_bf16,
+                "needs AVX-512 with VBMI and BF16; this CPU has {}", isa_text(device.isa));
+    return Verdict::yes();
+  };
+#if defined(__x86_64__)
+  kernel.workspace_bytes = [](const LinearConfig& config, const Device& device, int64_t m) {
+    return cpu_w8a16_workspace_bytes(kIsa, config, device, m);
+  };
+  kernel.apply = [](const PlacedWeight& weight, const TensorView& x, const TensorView& y, Scratch scratch,
+                    Stream) { apply_cpu_w8a16(kIsa, weight, x, y, scratch); };
+#endif
+  return kernel;
+}
+
+}  // namespace
+
+constinit const Kernel cpu_avx512_bf16_w8a16 = table();
+
+}  // namespace anyfp8

@@ -1,0 +1,117 @@
+#include "anyfp8/linear/host_weight.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "anyfp8/base/text.h"
+#include "anyfp8/base/threads.h"
+#include "anyfp8/kernels/common/panel64.h"
+
+namespace anyfp8 {
+namespace {
+
+// Kernels read scales and the bias as aligned f32; what is that already is not copied.
+HostTensor aligned_f32(const HostTensor& tensor) {
+  const bool aligned = reinterpret_cast<uintptr_t>(tensor.data()) % alignof(float) == 0;
+  return tensor.dtype() == DType::kF32 && aligned ? tensor : to_f32(tensor);
+}
+
+}  // namespace
+
+HostWeight::HostWeight(Fp8Weight weight, Layout layout)
+    : layout_(weight.quantized() ? layout : Layout::kRowMajor), n_(weight.n()), k_(weight.k()) {
+  if (layout_ == Layout::kPanel64) {
+    const PanelShape shape = panel_shape(weight.scheme.weight, n_, k_);
+    panels_ = HostTensor::allocate(DType::kU8, {static_cast<int64_t>(shape.code_bytes())});
+    packed_scale_ = HostTensor::allocate(DType::kU8, {static_cast<int64_t>(shape.scales_bytes())});
+  }
+  replace(std::move(weight));
+}
+
+void HostWeight::replace(Fp8Weight weight) {
+  HostTensor bias = weight.bias.defined() ? aligned_f32(weight.bias) : HostTensor();
+  if (layout_ == Layout::kPanel64) {
+    pack(weight);
+    weight.data = HostTensor();
+    weight.scale = HostTensor();
+  } else if (weight.quantized() && weight.scale.dtype() == DType::kF32) {
+    weight.scale = aligned_f32(weight.scale);
+  }
+  weight_ = std::move(weight);
+  bias_ = std::move(bias);
+}
+
+void HostWeight::pack(const Fp8Weight& weight) {
+  const QuantKey& key = weight.scheme.weight;
+  const PanelShape shape = panel_shape(key, n_, k_);
+  pack_scales(key, shape, weight.scale.data(), packed_scale_.mutable_data());
+  auto* to = reinterpret_cast<uint8_t*>(panels_.mutable_data());
+  const auto row_bytes = static_cast<size_t>(k_);
+  // The split of apply(), so that a thread later reads what lies in memory next to it.
+#pragma omp parallel num_threads(num_threads()) if (n_ * k_ > 1 << 16)
+  {
+    const auto [begin, end] = static_split(shape.panels, 1, omp_get_thread_num(), omp_get_num_threads());
+    for (int64_t panel = begin; panel < end; ++panel) {
+      pack_panel(shape, weight.data.as<uint8_t>(), panel,
+                 to + static_cast<size_t>(panel) * shape.panel_bytes());
+      const auto row = static_cast<size_t>(panel * kPanelOutputs);
+      // From this thread's first row on: a page that two panels share goes with the later one.
+      weight.data.release(static_cast<size_t>(begin * kPanelOutputs) * row_bytes,
+                          std::min(row + kPanelOutputs, static_cast<size_t>(n_)) * row_bytes);
+    }
+  }
+}
+
+PlacedWeight HostWeight::view(const LinearConfig& config) const {
+  const bool packed = layout_ == Layout::kPanel64;
+  PlacedWeight placed;
+  placed.config = config;
+  placed.layout = layout_;
+  placed.data = packed ? panels_.data() : weight_.data.data();
+  placed.scale = packed ? packed_scale_.data() : weight_.scale.data();
+  if (is_float8(config.scheme.weight.dtype)) {
+    placed.grid = scale_grid(config.scheme.weight.group, n_, k_);
+  }
+  placed.bias = bias_.as<float>();
+  placed.input_scale = weight_.input_scale ? &*weight_.input_scale : nullptr;
+  return placed;
+}
+
+HostTensor HostWeight::dequantize(int64_t row_begin, int64_t row_end) const {
+  if (layout_ == Layout::kRowMajor) return anyfp8::dequantize(weight_, row_begin, row_end);
+  if (row_begin < 0 || row_begin > row_end || row_end > n_) {
+    throw fail(ErrorCode::kInvalidArgument, "rows [{}, {}) asked for of a weight with {} rows", row_begin,
+               row_end, n_);
+  }
+  // As a row-major weight of its own, which begins where a group of rows does.
+  const QuantKey& key = weight_.scheme.weight;
+  const PanelShape shape = panel_shape(key, n_, k_);
+  const int64_t rows_per_group = key.group.rows == 0 ? n_ : key.group.rows;
+  const int64_t first_group = row_begin / rows_per_group, first_row = first_group * rows_per_group;
+  const Grid grid = scale_grid(key.group, n_, k_);
+  HostTensor scale = HostTensor::allocate(key.scale_dtype, {grid.rows, grid.cols});
+  unpack_scales(key, shape, packed_scale_.data(), scale.mutable_data());
+
+  Fp8Weight part;
+  part.scheme = weight_.scheme;
+  part.data = HostTensor::allocate(key.dtype, {row_end - first_row, k_});
+  unpack_rows(shape, panels_.as<uint8_t>(), first_row, row_end,
+              reinterpret_cast<uint8_t*>(part.data.mutable_data()));
+  const int64_t groups = scale_grid(key.group, std::max<int64_t>(row_end - first_row, 1), k_).rows;
+  part.scale = HostTensor::borrow(
+      key.scale_dtype, {groups, grid.cols},
+      scale.data() + first_group * grid.cols * static_cast<int64_t>(dtype_bytes(key.scale_dtype)),
+      std::make_shared<HostTensor>(scale));
+  return anyfp8::dequantize(part, row_begin - first_row, row_end - first_row);
+}
+
+size_t HostWeight::resident_bytes() const noexcept {
+  const auto bytes = [](const HostTensor& tensor) { return tensor.defined() ? tensor.size_bytes() : 0; };
+  const bool bias_is_a_copy = bias_.defined() && bias_.data() != weight_.bias.data();
+  return bytes(panels_) + bytes(packed_scale_) + bytes(weight_.data) + bytes(weight_.scale) +
+         bytes(weight_.bias) + (bias_is_a_copy ? bytes(bias_) : 0);
+}
+
+}  // namespace anyfp8
