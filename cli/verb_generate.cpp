@@ -28,7 +28,7 @@ struct Arguments {
   GenerateOptions generate;
 };
 
-void report(const GenerateStats& stats) {
+void report(const GenerateStats& stats, size_t weight_bytes) {
   const auto rate = [](int64_t tokens, double seconds) {
     return tokens > 0 && seconds > 0 ? fmt::format("{:.1f} tokens/s", static_cast<double>(tokens) / seconds)
                                      : std::string("-");
@@ -42,6 +42,10 @@ void report(const GenerateStats& stats) {
   print_err("prompt {}, {}; generated {}, {}; {}\n", count(stats.prompt_tokens),
             rate(stats.prompt_tokens, stats.prefill_seconds), count(stats.generated_tokens),
             rate(stats.decode_steps, stats.decode_seconds), end);
+  if (stats.decode_steps == 0 || stats.decode_seconds <= 0) return;
+  const double bytes = static_cast<double>(weight_bytes);  // all of them, once for each token
+  print_err("{} of weights for each generated token, {:.1f} GB/s\n", bytes_text(bytes),
+            bytes * static_cast<double>(stats.decode_steps) / stats.decode_seconds * 1e-9);
 }
 
 int run_generate(const Arguments& arguments) {
@@ -67,7 +71,7 @@ int run_generate(const Arguments& arguments) {
   }
   if (!arguments.model.quiet) {
     print_err("\n");
-    report(stats);
+    report(stats, opened.model.linear_bytes());
   }
   return interrupted != 0 ? kInterrupted : 0;
 }

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "anyfp8/kernels/common/vector_ops.h"
 #include "anyfp8/model/kv_cache.h"
 
 namespace anyfp8 {
@@ -11,6 +12,7 @@ namespace anyfp8 {
 // cache's kv_heads, and consecutive heads share one kv head. softmax(q · kᵀ / sqrt(head_dim)) · v, all in
 // fp32. A token's result has the same bits whatever other tokens it is computed with and whatever the number
 // of threads.
-void attend(const float* q, int64_t tokens, int64_t heads, KvCache& cache, int64_t layer, float* out);
+void attend(const VectorOps& ops, const float* q, int64_t tokens, int64_t heads, const KvCache& cache,
+            int64_t layer, float* out);
 
 }  // namespace anyfp8

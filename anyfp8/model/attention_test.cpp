@@ -5,11 +5,14 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <limits>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "anyfp8/base/error.h"
 #include "anyfp8/base/threads.h"
+#include "anyfp8/device/cpu_isa.h"
 
 namespace anyfp8 {
 namespace {
@@ -33,20 +36,34 @@ void fill_random(float* values, int64_t count, std::mt19937& random) {
   for (int64_t i = 0; i < count; ++i) values[i] = normal(random);
 }
 
-// A cache whose layer 1 has keys and values at every position of the case, `past` of them in the sequence.
-KvCache filled_cache(const Case& c, std::mt19937& random) {
-  KvCache cache(config_of(c), c.past + c.tokens + 3);
-  for (int64_t h = 0; h < c.kv_heads; ++h) {
-    fill_random(cache.keys(1, h), (c.past + c.tokens) * c.head_dim, random);
-    fill_random(cache.values(1, h), (c.past + c.tokens) * c.head_dim, random);
+// Layer 1 of a cache that has keys and values at every position of a case, `past` of them in the sequence.
+struct Filled {
+  Case c;
+  std::vector<float> keys, values;  // [positions, kv_heads, head_dim]
+  KvCache cache;
+
+  Filled(const Case& of, std::mt19937& random) : c(of), cache(config_of(of), of.past + of.tokens + 3) {
+    keys.resize(static_cast<size_t>((c.past + c.tokens) * c.kv_heads * c.head_dim));
+    values.resize(keys.size());
+    fill_random(keys.data(), static_cast<int64_t>(keys.size()), random);
+    fill_random(values.data(), static_cast<int64_t>(values.size()), random);
+    for (int64_t p = 0; p < c.past + c.tokens; ++p) write(p);
+    cache.advance(c.past);
   }
-  cache.advance(c.past);
-  return cache;
-}
+  size_t place(int64_t position, int64_t kv_head) const {
+    return static_cast<size_t>((position * c.kv_heads + kv_head) * c.head_dim);
+  }
+  void write(int64_t position) {
+    for (int64_t h = 0; h < c.kv_heads; ++h) {
+      cache.write(1, h, position, &keys[place(position, h)], &values[place(position, h)]);
+    }
+  }
+};
 
 // One (token, head) in double. bound: by how much fp32 may differ.
-std::vector<double> attend_exactly(const Case& c, KvCache& cache, const std::vector<float>& q, int64_t token,
+std::vector<double> attend_exactly(const Filled& filled, const std::vector<float>& q, int64_t token,
                                    int64_t head, double& bound) {
+  const Case& c = filled.c;
   const int64_t kv_head = head / (c.heads / c.kv_heads);
   const float* row = &q[static_cast<size_t>((token * c.heads + head) * c.head_dim)];
   const int64_t visible = c.past + token + 1;
@@ -55,10 +72,11 @@ std::vector<double> attend_exactly(const Case& c, KvCache& cache, const std::vec
   for (int64_t j = 0; j < visible; ++j) {
     double sum = 0, magnitude = 0;
     for (int64_t d = 0; d < c.head_dim; ++d) {
-      const double product = static_cast<double>(row[d]) * cache.keys(1, kv_head)[j * c.head_dim + d];
+      const size_t at = filled.place(j, kv_head) + static_cast<size_t>(d);
+      const double product = static_cast<double>(row[d]) * filled.keys[at];
       sum += product;
       magnitude += std::fabs(product);
-      value = std::max(value, std::fabs(static_cast<double>(cache.values(1, kv_head)[j * c.head_dim + d])));
+      value = std::max(value, std::fabs(static_cast<double>(filled.values[at])));
     }
     const double scale = 1 / std::sqrt(static_cast<double>(c.head_dim));
     score[static_cast<size_t>(j)] = sum * scale;
@@ -71,7 +89,8 @@ std::vector<double> attend_exactly(const Case& c, KvCache& cache, const std::vec
     const double weight = std::exp(score[static_cast<size_t>(j)] - largest);
     weights += weight;
     for (int64_t d = 0; d < c.head_dim; ++d) {
-      out[static_cast<size_t>(d)] += weight * cache.values(1, kv_head)[j * c.head_dim + d];
+      out[static_cast<size_t>(d)] +=
+          weight * filled.values[filled.place(j, kv_head) + static_cast<size_t>(d)];
     }
   }
   for (double& o : out) o /= weights;
@@ -83,18 +102,35 @@ std::vector<double> attend_exactly(const Case& c, KvCache& cache, const std::vec
   return out;
 }
 
-TEST(Attention, MatchesDoubleForEveryShape) {
-  std::mt19937 random(3);
-  for (const Case& c : {Case{1, 1, 2, 0, 1}, Case{4, 2, 64, 0, 40}, Case{4, 2, 64, 130, 1},
-                        Case{6, 2, 10, 61, 7}, Case{20, 1, 6, 5, 3}, Case{3, 3, 128, 63, 66}}) {
-    KvCache cache = filled_cache(c, random);
+// With the operations of each instruction set that there are some for.
+class Attention : public testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    if (common_isa(detect_isa(), isa) != isa) GTEST_SKIP() << "this CPU has no " << GetParam();
+  }
+  void TearDown() override { set_num_threads(threads_); }
+  const CpuIsa isa = device_from_name(std::string("cpu:") + GetParam()).isa;
+  const VectorOps& ops = vector_ops(isa);
+  std::mt19937 random{3};
+
+ private:
+  int threads_ = num_threads();
+};
+INSTANTIATE_TEST_SUITE_P(EveryIsa, Attention, testing::Values("scalar", "avx2", "avx512"),
+                         [](const auto& param) { return std::string(param.param); });
+
+TEST_P(Attention, MatchesDoubleForEveryShape) {
+  for (const Case& c :
+       {Case{1, 1, 2, 0, 1}, Case{4, 2, 64, 0, 40}, Case{4, 2, 64, 130, 1}, Case{6, 2, 10, 61, 7},
+        Case{20, 1, 6, 5, 3}, Case{3, 3, 128, 63, 66}, Case{2, 1, 80, 9, 5}}) {
+    const Filled filled(c, random);
     std::vector<float> q(static_cast<size_t>(c.tokens * c.heads * c.head_dim)), out(q.size(), 99.0f);
     fill_random(q.data(), static_cast<int64_t>(q.size()), random);
-    attend(q.data(), c.tokens, c.heads, cache, 1, out.data());
+    attend(ops, q.data(), c.tokens, c.heads, filled.cache, 1, out.data());
     for (int64_t t = 0; t < c.tokens; ++t) {
       for (int64_t h = 0; h < c.heads; ++h) {
         double bound = 0;
-        const std::vector<double> expected = attend_exactly(c, cache, q, t, h, bound);
+        const std::vector<double> expected = attend_exactly(filled, q, t, h, bound);
         for (int64_t d = 0; d < c.head_dim; ++d) {
           ASSERT_NEAR(out[static_cast<size_t>((t * c.heads + h) * c.head_dim + d)],
                       expected[static_cast<size_t>(d)], bound)
@@ -105,23 +141,43 @@ TEST(Attention, MatchesDoubleForEveryShape) {
   }
 }
 
-TEST(Attention, SameBitsTokenByTokenAndForAnyThreads) {
-  std::mt19937 random(4);
-  const Case c{6, 2, 32, 70, 90};
-  KvCache cache = filled_cache(c, random);
-  const int64_t row = c.heads * c.head_dim;
-  std::vector<float> q(static_cast<size_t>(c.tokens * row)), together(q.size()), alone(q.size());
-  fill_random(q.data(), static_cast<int64_t>(q.size()), random);
-  const int threads = num_threads();
-  set_num_threads(3);
-  attend(q.data(), c.tokens, c.heads, cache, 1, together.data());
-  set_num_threads(1);
-  for (int64_t t = 0; t < c.tokens; ++t) {
-    attend(&q[static_cast<size_t>(t * row)], 1, c.heads, cache, 1, &alone[static_cast<size_t>(t * row)]);
-    cache.advance(1);
+TEST_P(Attention, SameBitsTokenByTokenAndForAnyThreads) {
+  for (const Case& c : {Case{6, 2, 32, 70, 90}, Case{7, 1, 80, 0, 40}, Case{2, 2, 128, 60, 70}}) {
+    Filled filled(c, random);
+    const int64_t row = c.heads * c.head_dim;
+    std::vector<float> q(static_cast<size_t>(c.tokens * row)), together(q.size()), alone(q.size());
+    fill_random(q.data(), static_cast<int64_t>(q.size()), random);
+    set_num_threads(3);
+    attend(ops, q.data(), c.tokens, c.heads, filled.cache, 1, together.data());
+    set_num_threads(1);
+    for (int64_t t = 0; t < c.tokens; ++t) {
+      const auto at = static_cast<size_t>(t * row);
+      attend(ops, &q[at], 1, c.heads, filled.cache, 1, &alone[at]);
+      filled.cache.advance(1);
+    }
+    EXPECT_EQ(together, alone);
   }
-  set_num_threads(threads);
-  EXPECT_EQ(together, alone);
+}
+
+// Tokens of one pass are computed beside each other; what the later ones hold must not reach the earlier
+// ones.
+TEST_P(Attention, LaterTokensThatAreNotFiniteChangeNothing) {
+  const Case c{6, 2, 32, 50, 30};
+  Filled filled(c, random);
+  std::vector<float> q(static_cast<size_t>(c.tokens * c.heads * c.head_dim)), before(q.size()),
+      after(q.size());
+  fill_random(q.data(), static_cast<int64_t>(q.size()), random);
+  attend(ops, q.data(), c.tokens, c.heads, filled.cache, 1, before.data());
+  constexpr int64_t kToken = 17;
+  for (int64_t h = 0; h < c.kv_heads; ++h) {
+    filled.keys[filled.place(c.past + kToken, h)] = std::numeric_limits<float>::quiet_NaN();
+    filled.values[filled.place(c.past + kToken, h)] = std::numeric_limits<float>::infinity();
+  }
+  filled.write(c.past + kToken);
+  attend(ops, q.data(), c.tokens, c.heads, filled.cache, 1, after.data());
+  const auto earlier = static_cast<size_t>(kToken * c.heads * c.head_dim);
+  for (size_t i = 0; i < earlier; ++i) ASSERT_EQ(after[i], before[i]) << i;
+  EXPECT_TRUE(std::isnan(after[earlier]));
 }
 
 TEST(KvCache, RefusesWhatDoesNotFit) {

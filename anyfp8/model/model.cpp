@@ -3,12 +3,13 @@
 #include <algorithm>
 #include <utility>
 
+#include "anyfp8/base/float8.h"
 #include "anyfp8/base/text.h"
 #include "anyfp8/base/threads.h"
+#include "anyfp8/kernels/common/vector_ops.h"
 #include "anyfp8/model/attention.h"
 #include "anyfp8/model/model_weights.h"
 #include "anyfp8/model/rope.h"
-#include "anyfp8/model/transformer_ops.h"
 
 namespace anyfp8 {
 namespace {
@@ -35,18 +36,22 @@ struct Model::State {
   std::vector<float> frequencies;  // rope
   Workspace workspace;
 
+  const VectorOps& ops;
+
   // One pass's activations, f32, row-major [tokens, ...].
   int64_t buffer_tokens = 0;
   std::vector<float> hidden;  // the residual stream
-  std::vector<float> normed;  // [hidden]: input of q/k/v and gate/up, output of o and down
+  std::vector<float>
+      normed;  // [hidden]: input of q/k/v and gate/up; output of o and down, to be added to hidden
   std::vector<float> q, k, v, attended, gate, up;
-  std::vector<uint16_t> narrowed;  // x of a linear layer in 16 bits, where those were asked for
+  std::vector<uint16_t> narrowed;  // input of the linear layers in 16 bits, where those were asked for
   RopeTable rope;
 
   int64_t pass_tokens() const;
   void reserve(int64_t tokens);
-  void linear(const Linear& layer, const float* x, int64_t tokens, float* y);
-  void norm_all(int64_t first, int64_t tokens, const std::vector<float>& weight);
+  void linear(const Linear& layer, const std::vector<float>& x, int64_t first, int64_t tokens, float* y);
+  void narrow(const std::vector<float>& x, int64_t size, int64_t row);
+  void add_and_norm(int64_t first, int64_t tokens, const std::vector<float>& weight, bool add);
   void attention_block(size_t layer, int64_t tokens, KvCache& cache);
   void ffn_block(size_t layer, int64_t tokens);
   void pass(std::span<const int> ids, KvCache& cache, std::span<float> logits);
@@ -78,71 +83,80 @@ void Model::State::reserve(int64_t tokens) {
   buffer_tokens = tokens;
 }
 
-// y = x · Wᵀ + bias. x is read only; TensorView has no const form.
-void Model::State::linear(const Linear& layer, const float* x, int64_t tokens, float* y) {
+// y = rows [first, first + tokens) of x · Wᵀ + bias. Where activations have 16 bits, narrow() has made them
+// from x. They are read only; TensorView has no const form.
+void Model::State::linear(const Linear& layer, const std::vector<float>& x, int64_t first, int64_t tokens,
+                          float* y) {
   const int64_t in_size = layer.config().k, out_size = layer.config().n;
-  TensorView in{const_cast<float*>(x), DType::kF32, tokens, in_size, in_size};
-  if (activations != DType::kF32) {
-    narrow({x, static_cast<size_t>(tokens * in_size)}, activations, narrowed.data());
-    in.data = narrowed.data();
-    in.dtype = activations;
-  }
-  layer.apply(in, {y, DType::kF32, tokens, out_size, out_size}, workspace);
+  const bool wide = activations == DType::kF32;
+  void* in = wide ? static_cast<void*>(const_cast<float*>(&x[first * in_size])) : &narrowed[first * in_size];
+  layer.apply({in, activations, tokens, in_size, in_size}, {y, DType::kF32, tokens, out_size, out_size},
+              workspace);
 }
 
-// normed = RMSNorm of rows [first, first + tokens) of hidden.
-void Model::State::norm_all(int64_t first, int64_t tokens, const std::vector<float>& weight) {
+// Row `row` of x, [size], becomes that of `narrowed`, if activations have 16 bits.
+void Model::State::narrow(const std::vector<float>& x, int64_t size, int64_t row) {
+  const float* from = &x[row * size];
+  if (activations == DType::kBF16) ops.to_bf16(from, size, &narrowed[row * size]);
+  if (activations == DType::kF16) std::transform(from, from + size, &narrowed[row * size], f32_to_f16);
+}
+
+// Rows [first, first + tokens): hidden += normed, if `add`; then normed = RMSNorm of hidden.
+void Model::State::add_and_norm(int64_t first, int64_t tokens, const std::vector<float>& weight, bool add) {
   const int64_t size = config.hidden;
   for_each_token(tokens, size, [&](int64_t t) {
-    rms_norm(&hidden[(first + t) * size], weight.data(), config.norm_eps, size, &normed[t * size]);
+    float* stream = &hidden[(first + t) * size];
+    float* row = &normed[(first + t) * size];
+    if (add) ops.add_to(stream, row, size);
+    ops.rms_norm(stream, weight.data(), config.norm_eps, size, row);
+    narrow(normed, size, first + t);
   });
 }
 
 void Model::State::attention_block(size_t layer, int64_t tokens, KvCache& cache) {
   const LayerNorms& norms = weights.norms[layer];
   const int64_t dim = config.head_dim, plane = static_cast<int64_t>(layer);
-  norm_all(0, tokens, norms.attention);
-  linear(weights.linear(layer, kQ), normed.data(), tokens, q.data());
-  linear(weights.linear(layer, kK), normed.data(), tokens, k.data());
-  linear(weights.linear(layer, kV), normed.data(), tokens, v.data());
+  add_and_norm(0, tokens, norms.attention, layer > 0);
+  linear(weights.linear(layer, kQ), normed, 0, tokens, q.data());
+  linear(weights.linear(layer, kK), normed, 0, tokens, k.data());
+  linear(weights.linear(layer, kV), normed, 0, tokens, v.data());
   for_each_token(tokens, config.q_size() + 2 * config.kv_size(), [&](int64_t t) {
     const auto norm_and_rotate = [&](float* x, int64_t heads, const std::vector<float>& weight) {
-      for (int64_t h = 0; h < heads && config.qk_norm; ++h) {
-        rms_norm(x + h * dim, weight.data(), config.norm_eps, dim, x + h * dim);
-      }
-      apply_rope(x, heads, dim, &rope.cos[t * dim / 2], &rope.sin[t * dim / 2]);
+      ops.norm_and_rotate(x, heads, dim / 2, config.qk_norm ? weight.data() : nullptr, config.norm_eps,
+                          &rope.cos[t * dim / 2], &rope.sin[t * dim / 2]);
     };
+    const float* v_row = &v[t * config.kv_size()];
     float* k_row = &k[t * config.kv_size()];
     norm_and_rotate(&q[t * config.q_size()], config.heads, norms.q);
     norm_and_rotate(k_row, config.kv_heads, norms.k);
     for (int64_t h = 0; h < config.kv_heads; ++h) {
-      const int64_t place = (cache.length() + t) * dim;
-      std::copy_n(k_row + h * dim, dim, cache.keys(plane, h) + place);
-      std::copy_n(&v[t * config.kv_size() + h * dim], dim, cache.values(plane, h) + place);
+      cache.write(plane, h, cache.length() + t, k_row + h * dim, v_row + h * dim);
     }
   });
-  attend(q.data(), tokens, config.heads, cache, plane, attended.data());
-  linear(weights.linear(layer, kO), attended.data(), tokens, normed.data());
-  add_to(hidden.data(), normed.data(), tokens * config.hidden);
+  attend(ops, q.data(), tokens, config.heads, cache, plane, attended.data());
+  for_each_token(tokens, config.q_size(), [&](int64_t t) { narrow(attended, config.q_size(), t); });
+  linear(weights.linear(layer, kO), attended, 0, tokens, normed.data());
 }
 
 void Model::State::ffn_block(size_t layer, int64_t tokens) {
   const int64_t ffn = config.ffn;
-  norm_all(0, tokens, weights.norms[layer].ffn);
-  linear(weights.linear(layer, kGate), normed.data(), tokens, gate.data());
-  linear(weights.linear(layer, kUp), normed.data(), tokens, up.data());
-  for_each_token(tokens, ffn, [&](int64_t t) { silu_times(&gate[t * ffn], &up[t * ffn], ffn); });
-  linear(weights.linear(layer, kDown), gate.data(), tokens, normed.data());
-  add_to(hidden.data(), normed.data(), tokens * config.hidden);
+  add_and_norm(0, tokens, weights.norms[layer].ffn, true);
+  linear(weights.linear(layer, kGate), normed, 0, tokens, gate.data());
+  linear(weights.linear(layer, kUp), normed, 0, tokens, up.data());
+  for_each_token(tokens, ffn, [&](int64_t t) {
+    ops.silu_times(&gate[t * ffn], &up[t * ffn], ffn);
+    narrow(gate, ffn, t);
+  });
+  linear(weights.linear(layer, kDown), gate, 0, tokens, normed.data());
 }
 
 // All layers. logits: of every token, of the last one, or empty for none.
 void Model::State::pass(std::span<const int> ids, KvCache& cache, std::span<float> logits) {
   const auto tokens = static_cast<int64_t>(ids.size());
-  for (size_t t = 0; t < ids.size(); ++t) {
-    const auto size = static_cast<size_t>(config.hidden);
-    widen(weights.embedding, ids[t] * config.hidden, std::span(hidden).subspan(t * size, size));
-  }
+  for_each_token(tokens, config.hidden, [&](int64_t t) {
+    const auto size = static_cast<size_t>(config.hidden), row = static_cast<size_t>(t);
+    widen(weights.embedding, ids[row] * config.hidden, std::span(hidden).subspan(row * size, size));
+  });
   fill_rope_table(config.rope, frequencies, cache.length(), tokens, rope);
   for (size_t layer = 0; layer < weights.norms.size(); ++layer) {
     attention_block(layer, tokens, cache);
@@ -151,8 +165,8 @@ void Model::State::pass(std::span<const int> ids, KvCache& cache, std::span<floa
   cache.advance(tokens);
   const int64_t wanted = static_cast<int64_t>(logits.size()) / config.vocab;
   if (wanted == 0) return;
-  norm_all(tokens - wanted, wanted, weights.final_norm);
-  linear(weights.lm_head(), normed.data(), wanted, logits.data());
+  add_and_norm(tokens - wanted, wanted, weights.final_norm, true);
+  linear(weights.lm_head(), normed, tokens - wanted, wanted, logits.data());
 }
 
 Model::Model(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -165,7 +179,8 @@ Model Model::load(const Checkpoint& checkpoint, const ModelOptions& options, con
   ModelWeights weights = load_model_weights(checkpoint, config, options, progress);
   std::vector<float> frequencies = rope_frequencies(config.rope, config.head_dim);
   return Model(std::unique_ptr<State>(new State{std::move(config), options.activations, std::move(weights),
-                                                std::move(frequencies), Workspace(options.device)}));
+                                                std::move(frequencies), Workspace(options.device),
+                                                vector_ops(options.device.isa)}));
 }
 
 const ModelConfig& Model::config() const noexcept { return state_->config; }

@@ -9,6 +9,7 @@
 
 #include "anyfp8/checkpoint/config_json.h"
 #include "anyfp8/checkpoint/json_fields.h"
+#include "anyfp8/kernels/common/vector_ops.h"
 
 namespace anyfp8 {
 namespace {
@@ -17,8 +18,8 @@ using nlohmann::json;
 
 // The bounds of sizes below lie far above any published model. They keep products of two sizes, and with the
 // four bytes of an element, within 63 bits.
-constexpr int64_t kMaxHeadDim = 1024;
 constexpr int64_t kMaxLayers = 1024;
+constexpr int64_t kMaxHeadDim = AttentionTile::kMaxHeadDim;
 constexpr int64_t kMaxPositions = int64_t{1} << 26;
 // Memory for activations and keys grows with heads * head_dim, the file's with that times hidden: a bound on
 // the ratio keeps a small file from asking for much. Published models: 2 (Qwen3-0.6B, 16 * 128 of 1024).

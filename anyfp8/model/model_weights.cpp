@@ -4,10 +4,10 @@
 #include <string_view>
 #include <utility>
 
+#include "anyfp8/base/element.h"
 #include "anyfp8/base/log.h"
 #include "anyfp8/base/text.h"
 #include "anyfp8/checkpoint/untrusted_text.h"
-#include "anyfp8/model/transformer_ops.h"
 
 namespace anyfp8 {
 namespace {
@@ -141,6 +141,12 @@ struct Loader {
 };
 
 }  // namespace
+
+void widen(const HostTensor& tensor, int64_t first, std::span<float> out) noexcept {
+  for (size_t i = 0; i < out.size(); ++i) {
+    out[i] = load_element(tensor.data(), tensor.dtype(), first + static_cast<int64_t>(i));
+  }
+}
 
 ModelWeights load_model_weights(const Checkpoint& checkpoint, const ModelConfig& config,
                                 const ModelOptions& options, const Model::Progress& progress) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,9 @@ struct ModelWeights {
   }
   const Linear& lm_head() const { return linears.back(); }
 };
+
+// Elements [first, first + out.size()) of an f32, bf16 or f16 tensor, which need not be aligned.
+void widen(const HostTensor& tensor, int64_t first, std::span<float> out) noexcept;
 
 // Error names the tensor, its dtype and shape as found, and what config.json asks for.
 ModelWeights load_model_weights(const Checkpoint& checkpoint, const ModelConfig& config,

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "anyfp8/base/text.h"
+#include "anyfp8/kernels/common/vector_ops.h"
 
 namespace anyfp8 {
 namespace {
@@ -13,11 +14,10 @@ namespace {
 // Of one pass. A file's vocabulary may have 2^24 entries; one of 151,936 gets 27 tokens a pass.
 constexpr int64_t kLogitsBytes = 16 << 20, kMaxPassTokens = 64;
 
-double negative_log_likelihood(std::span<const float> logits, int target) {
-  const float largest = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(static_cast<double>(logit) - largest);
-  return std::log(sum) + largest - logits[static_cast<size_t>(target)];
+double negative_log_likelihood(const VectorOps& ops, std::span<const float> logits, int target) {
+  const auto count = static_cast<int64_t>(logits.size());
+  const float largest = ops.largest(logits.data(), count);
+  return std::log(ops.sum_exp(logits.data(), count, largest)) + largest - logits[static_cast<size_t>(target)];
 }
 
 }  // namespace
@@ -45,6 +45,7 @@ PerplexityResult perplexity(Model& model, std::span<const int> ids, int64_t wind
   const int64_t pass_tokens = std::clamp<int64_t>(kLogitsBytes / (4 * config.vocab), 1, kMaxPassTokens);
   KvCache cache(config, std::min(window, targets));
   std::vector<float> logits(static_cast<size_t>(std::min({pass_tokens, window, targets})) * vocab);
+  const VectorOps& ops = vector_ops(cpu_device().isa);
   double sum = 0;
   for (int64_t w = 0; w < windows; ++w) {
     cache.clear();
@@ -54,7 +55,7 @@ PerplexityResult perplexity(Model& model, std::span<const int> ids, int64_t wind
       const std::span<const int> inputs = ids.subspan(static_cast<size_t>(begin), count);
       model.forward(inputs, cache, std::span(logits).first(count * vocab), true);
       for (size_t t = 0; t < count; ++t) {
-        sum += negative_log_likelihood(std::span(logits).subspan(t * vocab, vocab),
+        sum += negative_log_likelihood(ops, std::span(logits).subspan(t * vocab, vocab),
                                        ids[static_cast<size_t>(begin) + t + 1]);
       }
     }

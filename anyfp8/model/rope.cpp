@@ -74,18 +74,4 @@ void fill_rope_table(const RopeConfig& rope, std::span<const float> frequencies,
   }
 }
 
-void apply_rope(float* x, int64_t heads, int64_t head_dim, const float* cos, const float* sin) {
-  const int64_t pairs = head_dim / 2;
-  for (int64_t h = 0; h < heads; ++h) {
-    float* first = x + h * head_dim;
-    float* second = first + pairs;
-#pragma omp simd
-    for (int64_t i = 0; i < pairs; ++i) {
-      const float a = first[i], b = second[i];
-      first[i] = a * cos[i] - b * sin[i];
-      second[i] = b * cos[i] + a * sin[i];
-    }
-  }
-}
-
 }  // namespace anyfp8

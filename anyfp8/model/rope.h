@@ -33,8 +33,4 @@ struct RopeTable {
 void fill_rope_table(const RopeConfig& rope, std::span<const float> frequencies, int64_t begin, int64_t count,
                      RopeTable& table);
 
-// Rotates dimension i with dimension i + head_dim / 2 of each head in place. x is [heads, head_dim]; cos and
-// sin are one position's row of the table.
-void apply_rope(float* x, int64_t heads, int64_t head_dim, const float* cos, const float* sin);
-
 }  // namespace anyfp8

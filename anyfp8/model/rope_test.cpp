@@ -85,24 +85,18 @@ TEST(Rope, YarnRampThatIsAStepStaysFinite) {
   for (const float frequency : rope_frequencies(rope, 16)) EXPECT_TRUE(std::isfinite(frequency));
 }
 
-TEST(Rope, RotatesHalvesByPositionTimesFrequency) {
+TEST(Rope, TableHasTheAnglesOfItsPositions) {
   const RopeConfig rope{
       .type = RopeType::kYarn, .theta = 100, .factor = 1, .original_positions = 64, .attention_factor = 1.5};
   const std::vector<float> frequencies = rope_frequencies(rope, 6);
   RopeTable table;
   fill_rope_table(rope, frequencies, 7, 3, table);
-  std::vector<float> x = {1, 2, 3, 4, 5, 6, -1, 0.5f, 0, 2, -3, 1};  // two heads of 6
-  const std::vector<float> before = x;
-  apply_rope(x.data(), 2, 6, &table.cos[2 * 3], &table.sin[2 * 3]);  // position 9
-  for (size_t h = 0; h < 2; ++h) {
-    for (size_t i = 0; i < 3; ++i) {
-      const double angle = 9.0 * frequencies[i];
-      const double a = before[6 * h + i], b = before[6 * h + i + 3];
-      // The angle is rounded to fp32 (|angle| < 16), the rotation has three more roundings.
-      const double bound = 1.5 * (std::fabs(a) + std::fabs(b)) * (16 * kHalfUlp + 4 * kHalfUlp);
-      EXPECT_NEAR(x[6 * h + i], 1.5 * (a * std::cos(angle) - b * std::sin(angle)), bound);
-      EXPECT_NEAR(x[6 * h + i + 3], 1.5 * (b * std::cos(angle) + a * std::sin(angle)), bound);
-    }
+  ASSERT_EQ(table.cos.size(), 9u);
+  for (size_t i = 0; i < 9; ++i) {
+    const double angle = (7.0 + static_cast<double>(i / 3)) * frequencies[i % 3];
+    // The angle is rounded to fp32 (below 16), the function and the product once each.
+    EXPECT_NEAR(table.cos[i], 1.5 * std::cos(angle), 1.5 * (16 + 2) * kHalfUlp) << i;
+    EXPECT_NEAR(table.sin[i], 1.5 * std::sin(angle), 1.5 * (16 + 2) * kHalfUlp) << i;
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "anyfp8/base/text.h"
 
@@ -20,7 +21,10 @@ bool less_likely(const std::pair<double, int>& a, const std::pair<double, int>& 
 }  // namespace
 
 Sampler::Sampler(const SamplerOptions& options, std::vector<bool> allowed)
-    : options_(options), allowed_(std::move(allowed)), random_(options.seed) {
+    : options_(options),
+      allowed_(std::move(allowed)),
+      random_(options.seed),
+      ops_(vector_ops(cpu_device().isa)) {
   if (!(options.temperature >= 0 && std::isfinite(options.temperature))) {
     throw fail(ErrorCode::kInvalidArgument, "temperature is {}; it must be 0 (greedy) or a positive number",
                options.temperature);
@@ -38,10 +42,18 @@ bool Sampler::may_choose(std::span<const float> logits, size_t id) const {
 }
 
 int Sampler::greedy(std::span<const float> logits) const {
+  constexpr size_t kBlock =
+      1024;  // most have nothing larger than what was found, which is all to know of them
   int best = -1;
-  for (size_t id = 0; id < logits.size(); ++id) {
-    const bool better = best < 0 || logits[id] > logits[static_cast<size_t>(best)];
-    if (better && may_choose(logits, id)) best = static_cast<int>(id);
+  float largest = -std::numeric_limits<float>::infinity();
+  for (size_t begin = 0; begin < logits.size(); begin += kBlock) {
+    const std::span<const float> block = logits.subspan(begin, std::min(kBlock, logits.size() - begin));
+    if (!(ops_.largest(block.data(), static_cast<int64_t>(block.size())) > largest)) continue;
+    for (size_t id = begin; id < begin + block.size(); ++id) {
+      if (!(logits[id] > largest) || !may_choose(logits, id)) continue;
+      best = static_cast<int>(id);
+      largest = logits[id];
+    }
   }
   if (best < 0) {
     throw fail(ErrorCode::kInvalidArgument,
@@ -50,22 +62,36 @@ int Sampler::greedy(std::span<const float> logits) const {
   return best;
 }
 
+// Fills candidates_ with (logit, id): all that may be chosen, or the k likeliest of them.
+void Sampler::find_candidates(std::span<const float> logits) {
+  const size_t k = options_.top_k > 0 ? static_cast<size_t>(options_.top_k) : logits.size();
+  candidates_.clear();
+  // Twice k are collected before a cut, and after one only what is above the least that was kept: a
+  // vocabulary of 150,000 is cut some ten times.
+  double least = -std::numeric_limits<double>::infinity();
+  const auto cut = [&] {
+    const auto last = candidates_.begin() + static_cast<std::ptrdiff_t>(k) - 1;
+    std::nth_element(candidates_.begin(), last, candidates_.end(),
+                     [](const auto& a, const auto& b) { return less_likely(b, a); });
+    least = last->first;
+    candidates_.erase(last + 1, candidates_.end());
+  };
+  for (size_t id = 0; id < logits.size(); ++id) {
+    if (!(logits[id] > least) || !may_choose(logits, id)) continue;
+    candidates_.emplace_back(logits[id], static_cast<int>(id));
+    if (candidates_.size() / 2 >= k) cut();
+  }
+  if (candidates_.size() > k) cut();
+}
+
 int Sampler::sample(std::span<const float> logits) {
   const int best = greedy(logits);
   if (options_.temperature == 0) return best;
 
   const double largest = logits[static_cast<size_t>(best)];
-  candidates_.clear();
-  for (size_t id = 0; id < logits.size(); ++id) {
-    if (!may_choose(logits, id)) continue;
-    candidates_.emplace_back(std::exp((logits[id] - largest) / options_.temperature), static_cast<int>(id));
-  }
-  // Vocabularies have 150,000 ids, so no cut sorts more than it keeps.
-  if (options_.top_k > 0 && static_cast<size_t>(options_.top_k) < candidates_.size()) {
-    const auto last = candidates_.begin() + options_.top_k;
-    std::nth_element(candidates_.begin(), last, candidates_.end(),
-                     [](const auto& a, const auto& b) { return less_likely(b, a); });
-    candidates_.erase(last, candidates_.end());
+  find_candidates(logits);
+  for (auto& candidate : candidates_) {
+    candidate.first = std::exp((candidate.first - largest) / options_.temperature);
   }
   double total = 0;
   for (const auto& candidate : candidates_) total += candidate.first;
@@ -80,8 +106,10 @@ int Sampler::sample(std::span<const float> logits) {
     candidates_.erase(candidates_.begin(), heap_end);
   }
   // In the order of ids, so that a draw means the same token whatever order the cuts of a library leave.
-  std::sort(candidates_.begin(), candidates_.end(),
-            [](const auto& a, const auto& b) { return a.second < b.second; });
+  const auto by_id = [](const auto& a, const auto& b) { return a.second < b.second; };
+  if (!std::is_sorted(candidates_.begin(), candidates_.end(), by_id)) {
+    std::sort(candidates_.begin(), candidates_.end(), by_id);
+  }
   double left = uniform(random_) * total;
   for (const auto& [weight, id] : candidates_) {
     left -= weight;

@@ -6,6 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include "anyfp8/kernels/common/vector_ops.h"
+
 namespace anyfp8 {
 
 // Applied in the order temperature, top_k, top_p, each to what the one before left, as transformers does.
@@ -28,12 +30,14 @@ class Sampler {
 
  private:
   int greedy(std::span<const float> logits) const;
+  void find_candidates(std::span<const float> logits);
   bool may_choose(std::span<const float> logits, size_t id) const;
 
   SamplerOptions options_;
   std::vector<bool> allowed_;
   std::mt19937_64 random_;
-  std::vector<std::pair<double, int>> candidates_;  // (e^((logit - largest) / temperature), id)
+  const VectorOps& ops_;
+  std::vector<std::pair<double, int>> candidates_;  // (logit, then e^((logit - largest) / temperature), id)
 };
 
 }  // namespace anyfp8

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <set>
@@ -31,6 +32,28 @@ TEST(Sampler, GreedyTakesTheLowestIdOfTheLargest) {
   Sampler sampler({});
   EXPECT_EQ(sampler.sample(std::vector<float>{1, 5, -2, 5}), 1);
   EXPECT_EQ(sampler.sample(std::vector<float>{-3, -4}), 0);
+}
+
+// Large enough for several blocks and cuts; every logit is there four times.
+TEST(Sampler, FindsTheLikeliestOfALargeVocabulary) {
+  std::vector<float> logits(6000);
+  for (size_t id = 0; id < logits.size(); ++id) logits[id] = static_cast<float>(id * 7919 % 1500);
+  std::vector<bool> allowed(logits.size(), true);
+  const auto likeliest = [&](size_t count) {
+    std::vector<int> ids;
+    for (size_t id = 0; id < logits.size(); ++id) {
+      if (allowed[id]) ids.push_back(static_cast<int>(id));
+    }
+    std::stable_sort(ids.begin(), ids.end(), [&](int a, int b) {
+      return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)];
+    });
+    return std::set<int>(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(count));
+  };
+  for (int round = 0; round < 3; ++round) {
+    EXPECT_EQ(Sampler({}, allowed).sample(logits), *likeliest(1).begin());
+    EXPECT_EQ(reached({.temperature = 1000, .top_k = 6}, logits, allowed), likeliest(6));
+    for (const int id : likeliest(3)) allowed[static_cast<size_t>(id)] = false;
+  }
 }
 
 TEST(Sampler, NeverChoosesWhatIsMaskedOrNotFinite) {
