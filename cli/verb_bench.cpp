@@ -1,40 +1,34 @@
-#include <unistd.h>
-
 #include <algorithm>
-#include <chrono>
-#include <cstring>
+#include <cmath>
+#include <fstream>
+#include <iterator>
 #include <sstream>
 
+#include "anyfp8/base/element.h"
 #include "anyfp8/base/mapped_file.h"
 #include "anyfp8/base/threads.h"
 #include "anyfp8/linear/linear.h"
 #include "cli/arguments.h"
+#include "cli/bench_machine.h"
+#include "cli/bench_peers.h"
+#include "cli/bench_report.h"
+#include "cli/bench_rounds.h"
+#include "cli/bench_weights.h"
 #include "cli/terminal.h"
 #include "cli/verbs.h"
 
 namespace anyfp8::cli {
 namespace {
 
-struct MatrixShape {
-  int64_t n, k;
-};
-
 struct Arguments {
   DeviceChoice device;
   std::vector<MatrixShape> shapes;
   std::vector<int64_t> tokens{1, 4, 16};
-  std::string kernel;  // empty: the one selection takes; "all"
-  std::string scheme = "channel";
+  std::vector<std::string> kernels;  // names and "all"; empty: the one selection takes
+  std::vector<std::string> schemes{"channel"};
   LinearOptions linear;
   double seconds = 0.5;
-  bool json = false;
-};
-
-struct Row {
-  const Kernel* kernel;
-  int64_t n, k, m;
-  double median_us, min_us, gb_per_s, gflop_per_s;
-  int repeats;
+  bool peers = false, json = false;
 };
 
 // Llama-3-8B: o_proj, gate_proj, down_proj.
@@ -74,180 +68,189 @@ std::vector<MatrixShape> read_shapes(const std::string& path) {
   return shapes;
 }
 
-uint64_t next_random(
-    uint64_t& state) {  // xorshift64: fills gigabytes quickly, nothing depends on its quality
-  state ^= state << 13;
-  state ^= state >> 7;
-  state ^= state << 17;
-  return state;
-}
+class KernelMethod : public BenchMethod {
+ public:
+  KernelMethod(std::vector<Linear> copies, size_t weight_bytes)
+      : copies_(std::move(copies)), workspace_(copies_.front().device()), weight_bytes_(weight_bytes) {}
 
-// Random codes: no kernel's time depends on the values, only NaN must not be among them.
-Fp8Weight random_weight(MatrixShape shape, const std::string& scheme) {
-  Fp8Weight weight;
-  uint64_t state = 88172645463325252u;
-  if (scheme == "bf16" || scheme == "f16") {
-    weight.scheme.weight = {.dtype = scheme == "bf16" ? DType::kBF16 : DType::kF16};
-    weight.data = HostTensor::allocate(weight.scheme.weight.dtype, {shape.n, shape.k});
-    auto* codes = reinterpret_cast<uint16_t*>(weight.data.mutable_data());
-    const uint16_t one = scheme == "bf16" ? 0x3F80 : 0x3C00;
-    for (int64_t i = 0; i < weight.data.size(); ++i) {
-      const uint64_t bits = next_random(state);
-      codes[i] = static_cast<uint16_t>((one + (bits & 0x7Fu)) | (bits & 0x8000u));
+  Verdict prepare(const Activations& activations) override {
+    const LinearConfig& config = copies_.front().config();
+    const int64_t m = activations.x.shape()[0];
+    name = copies_.front().selection().kernel_for(m).name;
+    x_ = activations.x;
+    y_ = HostTensor::allocate(activations.out, {m, config.n});
+    x_view_ = {const_cast<std::byte*>(x_.data()), x_.dtype(), m, config.k, config.k};
+    y_view_ = {y_.mutable_data(), y_.dtype(), m, config.n, config.n};
+    workspace_.reserve(copies_.front().workspace_bytes(m));
+    return Verdict::yes();
+  }
+  void run(size_t turn) override { copies_[turn % copies_.size()].apply(x_view_, y_view_, workspace_); }
+  HostTensor result() const override { return y_; }
+  double flops() const override {
+    return 2.0 * static_cast<double>(y_.size()) * static_cast<double>(copies_.front().config().k);
+  }
+  double read_bytes() const override { return static_cast<double>(weight_bytes_); }
+
+  const Linear& linear() const { return copies_.front(); }
+
+ private:
+  std::vector<Linear> copies_;
+  Workspace workspace_;
+  size_t weight_bytes_;
+  HostTensor x_, y_;
+  TensorView x_view_, y_view_;
+};
+
+// Names of kernels to measure for one layer; "": whatever selection takes for each m.
+std::vector<std::string> kernels_for(const Arguments& arguments, const LinearConfig& config,
+                                     const Device& device) {
+  std::vector<std::string> names;
+  for (const std::string& asked : arguments.kernels) {
+    if (asked != "all") {
+      names.push_back(asked);
+      continue;
     }
-    return weight;
+    for (const Kernel* kernel : all_kernels()) {
+      if (kernel->apply != nullptr && can_implement(*kernel, config, device))
+        names.emplace_back(kernel->name);
+    }
   }
-  const Group group = scheme == "tensor"    ? kPerTensor
-                      : scheme == "channel" ? kPerRow
-                      : scheme == "block"   ? kBlock128
-                                            : kMx32;
-  const DType scale_dtype = group == kMx32 ? DType::kE8M0 : DType::kF32;
-  weight.scheme.weight = {.dtype = DType::kE4M3, .group = group, .scale_dtype = scale_dtype};
-  weight.data = HostTensor::allocate(DType::kE4M3, {shape.n, shape.k});
-  auto* codes = reinterpret_cast<uint8_t*>(weight.data.mutable_data());
-  for (int64_t i = 0; i < weight.data.size(); ++i) {
-    const auto code = static_cast<uint8_t>(next_random(state) >> 32);
-    codes[i] = (code & 0x7Fu) == 0x7Fu ? code ^ 1u : code;
-  }
-  const Grid grid = scale_grid(group, shape.n, shape.k);
-  weight.scale = HostTensor::allocate(scale_dtype, {grid.rows, grid.cols});
-  if (group == kMx32) {
-    std::memset(weight.scale.mutable_data(), 120, weight.scale.size_bytes());
-  } else {
-    std::fill_n(reinterpret_cast<float*>(weight.scale.mutable_data()), weight.scale.size(), 0x1p-7f);
-  }
-  return weight;
+  if (arguments.kernels.empty()) names.emplace_back();
+  return names;
 }
 
-Fp8Weight copy_of(const Fp8Weight& weight) {
-  Fp8Weight copy = weight;
-  copy.data = HostTensor::allocate(weight.data.dtype(), weight.data.shape());
-  std::memcpy(copy.data.mutable_data(), weight.data.data(), weight.data.size_bytes());
-  return copy;
-}
-
-// So many copies that a weight has left every cache when its turn comes again; of weights so small that this
-// takes more than 64, the calls are what is measured.
-size_t copies_for(size_t weight_bytes) {
-  constexpr size_t kTimesL3 = 4, kLeastL3Bytes = size_t{32} << 20;  // virtual machines often report 0
-  const long l3 = sysconf(_SC_LEVEL3_CACHE_SIZE);
-  const size_t span = kTimesL3 * std::max(l3 > 0 ? static_cast<size_t>(l3) : 0, kLeastL3Bytes);
-  return std::clamp<size_t>((span + weight_bytes - 1) / weight_bytes, 2, 64);
-}
-
-double median(std::vector<double>& values) {
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
-
-Row measure(const std::vector<Linear>& copies, const Kernel* kernel, int64_t m, double seconds) {
-  constexpr int kLeastRepeats = 5;
-  const LinearConfig& config = copies.front().config();
-  const HostTensor x = HostTensor::allocate(config.in, {m, config.k});
-  HostTensor y = HostTensor::allocate(config.out, {m, config.n});
-  const TensorView x_view{const_cast<std::byte*>(x.data()), x.dtype(), m, config.k, config.k};
-  const TensorView y_view{y.mutable_data(), y.dtype(), m, config.n, config.n};
-  Workspace workspace(copies.front().device());
-  workspace.reserve(copies.front().workspace_bytes(m));
-  copies.back().apply(x_view, y_view, workspace);  // starts the threads
-
-  using Clock = std::chrono::steady_clock;
-  std::vector<double> times_us;
-  const auto begin = Clock::now();
-  for (size_t i = 0;
-       times_us.size() < kLeastRepeats || Clock::now() - begin < std::chrono::duration<double>(seconds);
-       ++i) {
-    const auto start = Clock::now();
-    copies[i % copies.size()].apply(x_view, y_view, workspace);
-    times_us.push_back(std::chrono::duration<double, std::micro>(Clock::now() - start).count());
+// Everything that is timed on one shape: kernels first, then peers, then the machine's limits.
+BenchMethods make_methods(const Arguments& arguments, const Device& device, MatrixShape shape) {
+  BenchMethods methods;
+  const Linear* first = nullptr;
+  size_t first_bytes = 0;
+  for (size_t index = 0; index < arguments.schemes.size(); ++index) {
+    const std::string& scheme = arguments.schemes[index];
+    const std::vector<Fp8Weight> weights = random_weights(shape, scheme);
+    const LinearConfig config = linear_config(weights.front(), arguments.linear);
+    for (const std::string& asked : kernels_for(arguments, config, device)) {
+      SelectOptions select = SelectOptions::from_environment();
+      if (!asked.empty()) select.force = asked;
+      std::vector<Linear> copies;
+      for (const Fp8Weight& weight : weights)
+        copies.push_back(Linear::create(device, weight, arguments.linear, select));
+      auto method = std::make_unique<KernelMethod>(std::move(copies), weights.front().resident_bytes());
+      method->asked = asked;
+      method->scheme = scheme;
+      method->scheme_index = static_cast<int>(index);
+      if (first == nullptr) {
+        first = &method->linear();
+        first_bytes = weights.front().resident_bytes();
+      }
+      methods.push_back(std::move(method));
+    }
   }
-  const int repeats = static_cast<int>(times_us.size());
-  const double us = median(times_us), min_us = *std::min_element(times_us.begin(), times_us.end());
-  const double bytes = static_cast<double>(copies.front().resident_bytes() + x.size_bytes() + y.size_bytes());
-  const double flops =
-      2.0 * static_cast<double>(m) * static_cast<double>(config.n) * static_cast<double>(config.k);
-  return {kernel, config.n, config.k, m, us, min_us, bytes / us * 1e-3, flops / us * 1e-3, repeats};
+  if (first == nullptr) {
+    throw fail(ErrorCode::kUnsupported, "no kernel of this build can run weights {} with activations {}",
+               fmt::join(arguments.schemes, ", "), dtype_name(arguments.linear.in));
+  }
+  if (arguments.peers) {
+    for (auto& peer : peer_methods(*first)) methods.push_back(std::move(peer));
+  }
+  methods.push_back(read_method(device, first_bytes));
+  methods.push_back(peak_method(device, arguments.linear.in));
+  return methods;
 }
 
-// Kernels to measure for one shape; null: whatever selection takes for each m.
-std::vector<const Kernel*> kernels_for(const Arguments& arguments, const LinearConfig& config,
-                                       const Device& device) {
-  if (arguments.kernel.empty()) return {nullptr};
-  std::vector<const Kernel*> kernels;
-  for (const Kernel* kernel : all_kernels()) {
-    const bool wanted =
-        arguments.kernel == kernel->name ||
-        (arguments.kernel == "all" && kernel->apply != nullptr && can_implement(*kernel, config, device));
-    if (wanted) kernels.push_back(kernel);
+double relative_difference(const HostTensor& a, const HostTensor& b) {
+  double difference = 0, norm = 0;
+  for (int64_t i = 0; i < a.size(); ++i) {
+    const double x = load_element(a.data(), a.dtype(), i), y = load_element(b.data(), b.dtype(), i);
+    difference += (x - y) * (x - y);
+    norm += y * y;
   }
-  return kernels;
+  return std::sqrt(difference / std::max(norm, 1e-30));
+}
+
+// A peer is worth its row only if it did the same work: the first kernel's y, up to bf16's rounding.
+Verdict check_peer(const BenchMethod& peer, const BenchMethod& kernel) {
+  constexpr double kMost = 0.01;  // 2^-8 for y of bf16, and as much for weights of f16 in bf16
+  const double difference = relative_difference(peer.result(), kernel.result());
+  ANYFP8_NEED(difference <= kMost, "its y is not that of {}: relative difference {:.2g}, allowed {}",
+              kernel.name, difference, kMost);
+  return Verdict::yes();
+}
+
+std::vector<BenchRow> measure(const BenchMethods& methods, const Arguments& arguments, MatrixShape shape,
+                              int64_t m) {
+  const Activations activations = random_activations(m, shape.k, arguments.linear.in, arguments.linear.out);
+  std::vector<MeasuredMethod> measured;
+  std::vector<BenchMethod*> timed;
+  for (const auto& method : methods) {
+    Verdict prepared = method->prepare(activations);
+    if (prepared && (measured.empty() || method->kind == BenchMethod::Kind::kPeer)) method->run(0);
+    if (prepared && method->kind == BenchMethod::Kind::kPeer)
+      prepared = check_peer(*method, *methods.front());
+    if (prepared) timed.push_back(method.get());
+    measured.push_back({method.get(), std::move(prepared)});
+  }
+  return make_rows(measured, measure_rounds(timed, arguments.seconds), shape, m);
+}
+
+// This program's command line, so that a row says how to get it again.
+std::string command_line() {
+  std::ifstream file("/proc/self/cmdline", std::ios::binary);
+  std::string command = "anyfp8", word;
+  std::getline(file, word, '\0');
+  while (std::getline(file, word, '\0')) command += " " + word;
+  return command;
+}
+
+void print_json_line(const nlohmann::json& value) {
+  write_out(value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+  flush_out();
 }
 
 int run_bench(const Arguments& arguments) {
   const Device device = arguments.device.device();
-  std::vector<Row> rows;
-  {
-    ProgressBar bar("measuring", static_cast<double>(arguments.shapes.size()));
-    for (const MatrixShape shape : arguments.shapes) {
-      const Fp8Weight weight = random_weight(shape, arguments.scheme);
-      std::vector<Fp8Weight> weights{weight};
-      while (weights.size() < copies_for(weight.resident_bytes())) weights.push_back(copy_of(weight));
-      const std::vector<const Kernel*> kernels =
-          kernels_for(arguments, linear_config(weight, arguments.linear), device);
-      for (const Kernel* kernel : kernels) {
-        SelectOptions select = SelectOptions::from_environment();
-        if (kernel != nullptr) select.force = kernel->name;
-        std::vector<Linear> copies;
-        for (const Fp8Weight& copy : weights)
-          copies.push_back(Linear::create(device, copy, arguments.linear, select));
-        for (const int64_t m : arguments.tokens) {
-          const Kernel* used = &copies.front().selection().kernel_for(m);
-          rows.push_back(measure(copies, used, m, arguments.seconds));
-          bar.advance(1.0 / static_cast<double>(arguments.tokens.size() * kernels.size()),
-                      fmt::format("{} {}x{} m {}", used->name, shape.n, shape.k, m));
+  const int threads = num_threads();
+  nlohmann::json head{{"schema_version", 1},
+                      {"device", device.name},
+                      {"threads", threads},
+                      {"activations", dtype_name(arguments.linear.in)},
+                      {"command", command_line()}};
+  if (arguments.peers) head["peers"] = peers_text();
+  if (!arguments.json) {
+    print_out("{}, {} thread{}, activations {}{}{}\n", device.name, threads, threads == 1 ? "" : "s",
+              dtype_name(arguments.linear.in), arguments.peers ? "; peers: " : "",
+              arguments.peers ? peers_text() : "");
+  }
+  std::vector<BenchRow> all;
+  for (const MatrixShape shape : arguments.shapes) {
+    std::vector<BenchRow> rows;
+    {
+      const std::string title = fmt::format("{}x{}", shape.n, shape.k);
+      ProgressBar bar(title, static_cast<double>(arguments.tokens.size()), !arguments.json);
+      bar.advance(0, "filling the weights");
+      const BenchMethods methods = make_methods(arguments, device, shape);
+      for (const int64_t m : arguments.tokens) {
+        for (BenchRow& row : measure(methods, arguments, shape, m)) {
+          if (arguments.json) print_json_line(row_json(head, row));
+          rows.push_back(std::move(row));
         }
+        bar.advance(1, fmt::format("m {}", m));
       }
     }
-  }
-  if (arguments.json) {
-    nlohmann::json list = nlohmann::json::array();
-    for (const Row& r : rows) {
-      list.push_back({{"device", device.name},
-                      {"kernel", r.kernel->name},
-                      {"scheme", arguments.scheme},
-                      {"n", r.n},
-                      {"k", r.k},
-                      {"m", r.m},
-                      {"us", r.median_us},
-                      {"min_us", r.min_us},
-                      {"gb_per_s", r.gb_per_s},
-                      {"gflop_per_s", r.gflop_per_s},
-                      {"repeats", r.repeats}});
+    if (!arguments.json) {
+      print_out("\n{}\n", styled(Style::kBold, fmt::format("{} x {}", shape.n, shape.k), stdout));
+      write_out(rows_text(rows));
+      flush_out();
     }
-    print_json({{"schema_version", 1},
-                {"threads", num_threads()},
-                {"activations", dtype_name(arguments.linear.in)},
-                {"rows", std::move(list)}});
-    return 0;
+    std::move(rows.begin(), rows.end(), std::back_inserter(all));
   }
-  using Align = Table::Align;
-  print_out("{}, {} thread{}, weights {}, activations {}\n\n", device.name, num_threads(),
-            num_threads() == 1 ? "" : "s", arguments.scheme, dtype_name(arguments.linear.in));
-  Table table({{"kernel"},
-               {"n", Align::kRight},
-               {"k", Align::kRight},
-               {"m", Align::kRight},
-               {"median us", Align::kRight},
-               {"min us", Align::kRight},
-               {"GB/s", Align::kRight},
-               {"GFLOP/s", Align::kRight}});
-  for (const Row& r : rows) {
-    table.add({std::string(r.kernel->name), std::to_string(r.n), std::to_string(r.k), std::to_string(r.m),
-               fmt::format("{:.1f}", r.median_us), fmt::format("{:.1f}", r.min_us),
-               fmt::format("{:.2f}", r.gb_per_s), fmt::format("{:.1f}", r.gflop_per_s)});
+  const std::vector<BenchMean> means = make_means(all);
+  if (arguments.json) {
+    for (const BenchMean& mean : means) print_json_line(mean_json(head, mean));
+  } else if (arguments.shapes.size() > 1) {
+    print_out("\n{}\n", styled(Style::kBold, "geometric mean over the shapes", stdout));
+    write_out(means_text(means));
   }
-  write_out(table.text(stdout));
+  write_err(disturbance_text(all));
   return 0;
 }
 
@@ -256,7 +259,7 @@ int run_bench(const Arguments& arguments) {
 void add_bench(CLI::App& app, Run& run) {
   auto arguments = std::make_shared<Arguments>();
   CLI::App* verb = add_verb(app, "bench", "Measure kernels on random weights",
-                            "anyfp8 bench --shape 4096x4096 --m 1,16 --kernel all --scheme block");
+                            "anyfp8 bench --shape 4096x4096 --m 1,16 --kernel all --scheme channel,block");
   add_device(*verb, arguments->device, false);
   verb->add_option_function<std::vector<std::string>>(
           "--shape",
@@ -282,17 +285,24 @@ void add_bench(CLI::App& app, Run& run) {
       ->allow_extra_args(false)
       ->default_str("1,4,16")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 16));
-  verb->add_option_function<std::string>(
+  verb->add_option_function<std::vector<std::string>>(
           "--kernel",
-          [arguments](const std::string& name) {
-            if (name != "all") check_kernel_name("--kernel", name);
-            arguments->kernel = name;
+          [arguments](const std::vector<std::string>& names) {
+            for (const std::string& name : names) {
+              if (name != "all") check_kernel_name("--kernel", name);
+            }
+            arguments->kernels = names;
           },
-          "A kernel, or all (default: the one that is chosen)")
-      ->type_name("NAME");
-  verb->add_option("--scheme", arguments->scheme, "tensor, channel, block, mxfp8, bf16 or f16")
-      ->type_name("NAME")
-      ->capture_default_str()
+          "Kernels, or all (default: the one that is chosen)")
+      ->type_name("A,B")
+      ->delimiter(',')
+      ->allow_extra_args(false);
+  verb->add_option("--scheme", arguments->schemes,
+                   "tensor, channel, block, mxfp8, bf16 or f16; several are compared with the first")
+      ->type_name("A,B")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->default_str("channel")
       ->check(CLI::IsMember({"tensor", "channel", "block", "mxfp8", "bf16", "f16"}));
   add_activations(*verb, arguments->linear.in, {"bf16", "f16", "f32"});
   verb->add_option("--seconds", arguments->seconds, "Time for each row")
@@ -300,8 +310,16 @@ void add_bench(CLI::App& app, Run& run) {
       ->default_str("0.5")
       ->check(number_between(0, 3600));
   add_threads(*verb);
-  add_json(*verb, arguments->json);
+  verb->add_flag("--peers", arguments->peers, "Also oneDNN and OpenBLAS, on the same work in the same run");
+  verb->add_flag("--json", arguments->json, "One JSON object a row, a line each, instead of text");
   verb->callback([arguments, &run] {
+    if (arguments->device.device().kind != DeviceKind::kCpu)
+      throw CLI::ValidationError("--device", "bench measures on the CPU only; leave it out or say cpu");
+    if (arguments->peers && !peers_built()) {
+      throw CLI::ValidationError("--peers",
+                                 "this build has no peers; `./dev bench --peers` builds them in, as does "
+                                 "cmake with -DANYFP8_BENCH_PEERS=ON");
+    }
     arguments->linear.out = arguments->linear.in;
     if (arguments->shapes.empty()) arguments->shapes = kDefaultShapes;
     run = [arguments] { return run_bench(*arguments); };

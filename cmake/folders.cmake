@@ -88,4 +88,24 @@ function(anyfp8_cli)
   target_link_libraries(anyfp8_cli PRIVATE ${ANYFP8_OBJECTS} CLI11::CLI11)
   set_target_properties(anyfp8_cli PROPERTIES OUTPUT_NAME anyfp8 ENABLE_EXPORTS ON
                                               RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR})
+  if(ANYFP8_BENCH_PEERS)
+    anyfp8_bench_peers(anyfp8_cli)
+  endif()
+endfunction()
+
+# What `anyfp8 bench --peers` measures beside. OpenBLAS's OpenMP variant is looked for first: it shares its
+# threads with everything else in the program.
+function(anyfp8_bench_peers target)
+  find_path(ANYFP8_ONEDNN_INCLUDE oneapi/dnnl/dnnl.hpp)
+  find_library(ANYFP8_ONEDNN_LIBRARY dnnl)
+  find_path(ANYFP8_OPENBLAS_INCLUDE cblas.h PATH_SUFFIXES openblas-openmp openblas openblas-pthread)
+  find_library(ANYFP8_OPENBLAS_LIBRARY openblas PATH_SUFFIXES openblas-openmp openblas openblas-pthread)
+  if(NOT ANYFP8_ONEDNN_INCLUDE OR NOT ANYFP8_ONEDNN_LIBRARY OR NOT ANYFP8_OPENBLAS_INCLUDE
+     OR NOT ANYFP8_OPENBLAS_LIBRARY)
+    message(FATAL_ERROR "anyfp8: ANYFP8_BENCH_PEERS needs oneDNN and OpenBLAS (packages libdnnl-dev and "
+                        "libopenblas-openmp-dev); found ${ANYFP8_ONEDNN_LIBRARY} and ${ANYFP8_OPENBLAS_LIBRARY}")
+  endif()
+  target_compile_definitions(${target} PRIVATE ANYFP8_HAVE_BENCH_PEERS)
+  target_include_directories(${target} SYSTEM PRIVATE ${ANYFP8_ONEDNN_INCLUDE} ${ANYFP8_OPENBLAS_INCLUDE})
+  target_link_libraries(${target} PRIVATE ${ANYFP8_ONEDNN_LIBRARY} ${ANYFP8_OPENBLAS_LIBRARY})
 endfunction()

@@ -15,6 +15,7 @@ option(ANYFP8_TESTS "Build the tests" ${PROJECT_IS_TOP_LEVEL})
 option(ANYFP8_CLI "Build the anyfp8 program" ${PROJECT_IS_TOP_LEVEL})
 option(ANYFP8_WERROR "Warnings are errors" OFF)
 option(ANYFP8_CUDA "Compile the CUDA sources (*.cu) of the kernel folders; needs the CUDA toolkit" OFF)
+option(ANYFP8_BENCH_PEERS "Build oneDNN and OpenBLAS into the program, for anyfp8 bench --peers" OFF)
 option(ANYFP8_FUZZ "Build the libFuzzer targets (clang only)" OFF)
 set(ANYFP8_SANITIZE "" CACHE STRING "Sanitizers to build with: address,undefined or thread")
 

@@ -59,6 +59,8 @@ TEST_F(CliTest, WrongUsageIsTwo) {
       {"bench", "--shape", "4096"},
       {"bench", "--shape", "0x16"},
       {"bench", "--m", "0"},
+      {"bench", "--scheme", "channel,int3"},
+      {"bench", "--kernel", "cpu_reference,nonsense"},
       {"bench", "--shapes", "/dev/zero"},
   };
   for (const auto& arguments : wrong) {
@@ -85,7 +87,8 @@ TEST_F(CliTest, WhatFailsIsOneAndOneLine) {
       {"generate", model, "--prompt", ""},
       {"generate", model, "--prompt", "x", "--max-tokens", "100000"},
       {"generate", model, "--prompt", "x", "--kernel", "cuda_mma_w8a16"},
-      {"generate", model, "--prompt", "x", "--disable", "cpu_reference,cpu_avx2_w8a16,cpu_avx512_w8a16"},
+      {"generate", model, "--prompt", "x", "--disable",
+       "cpu_reference,cpu_avx2_w8a16,cpu_avx512_w8a16,cpu_avx512_bf16_w8a16,cpu_amx_w8a16"},
       {"perplexity", model, "--file", "no_such_file"},
       {"perplexity", model, "--file", "/dev/null"},
       {"tokenize", "no_such_model"},
@@ -123,11 +126,48 @@ TEST_F(CliTest, JsonIsOneObject) {
       EXPECT_FALSE(rejection["reason"].get<std::string>().empty());
   }
   EXPECT_EQ(layers, 57u);  // the tied lm_head too
+}
 
-  EXPECT_EQ(run_json({"bench", "--shape", "1x1", "--seconds", "0.001", "--json"})["rows"].size(), 3u);
-  const json bench = run_json(
-      {"bench", "--shape", "64x64", "--m", "1,3", "--kernel", "all", "--seconds", "0.001", "--json"});
-  EXPECT_GE(bench["rows"].size(), 2u);
+TEST_F(CliTest, BenchJsonIsOneObjectALine) {
+  // Rows of each type.
+  const auto count_rows = [&](std::vector<std::string> arguments, const std::string& shape) {
+    arguments.insert(arguments.begin(), {"bench", "--shape", shape, "--seconds", "0.001", "--json"});
+    const Outcome outcome = run(arguments);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    std::map<std::string, int> counts;
+    std::istringstream lines(outcome.out);
+    for (std::string line; std::getline(lines, line);) {
+      const json row = json::parse(line, nullptr, false);
+      EXPECT_TRUE(row.is_object()) << line;
+      if (!row.is_object()) break;
+      EXPECT_EQ(row["schema_version"], 1);
+      ++counts[row["type"]];
+      if (row["type"] == "mean") continue;
+      EXPECT_GT(row["us"], 0) << line;
+      EXPECT_GE(row["calls"], row["samples"]) << line;
+      EXPECT_EQ(row.contains("of_read"), row["type"] == "kernel") << line;
+      EXPECT_EQ(row.contains("of_first_scheme"), row.value("scheme", "") == "block") << line;
+    }
+    return counts;
+  };
+  std::map<std::string, int> counts = count_rows({}, "1x1");
+  EXPECT_EQ(counts, (std::map<std::string, int>{{"kernel", 3}, {"read", 3}, {"peak", 3}, {"mean", 3}}));
+  counts = count_rows({"--m", "1,3", "--scheme", "channel,block"}, "64x64");
+  EXPECT_EQ(counts, (std::map<std::string, int>{{"kernel", 4}, {"read", 2}, {"peak", 2}, {"mean", 4}}));
+  EXPECT_EQ(count_rows({"--m", "1", "--kernel", "cpu_reference,cpu_reference"}, "64x64")["kernel"], 2);
+  EXPECT_GE(count_rows({"--m", "1", "--kernel", "all"}, "64x64")["kernel"], 1);
+}
+
+TEST_F(CliTest, BenchPeersAreInTheBuildOrRefused) {
+  const Outcome outcome = run({"bench", "--peers", "--shape", "512x256", "--m", "3", "--seconds", "0.001"});
+  if (outcome.exit_code != 0) {
+    expect_one_line_error(outcome, 2, "bench --peers");
+    EXPECT_NE(outcome.err.find("-DANYFP8_BENCH_PEERS=ON"), std::string::npos) << outcome.err;
+    return;
+  }
+  EXPECT_NE(outcome.out.find("onednn-f32"), std::string::npos);
+  EXPECT_NE(outcome.out.find("x openblas-f32"), std::string::npos);
+  EXPECT_EQ(outcome.out.find("its y is not"), std::string::npos) << outcome.out;
 }
 
 TEST_F(CliTest, PlanForAbsentHardwareSaysWhatIsNotBuilt) {

@@ -1,0 +1,103 @@
+#include "cli/bench_rounds.h"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <chrono>
+
+namespace anyfp8::cli {
+namespace {
+
+constexpr size_t kLeastSamples = 5;
+
+using Clock = std::chrono::steady_clock;
+
+long involuntary_switches() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_nivcsw;
+}
+
+double median(std::vector<double>& values) {
+  std::sort(values.begin(), values.end());
+  const size_t half = values.size() / 2;
+  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
+}
+
+// The values whose `preempted` is false, or all if these are fewer than needed.
+std::vector<double> undisturbed(const std::vector<double>& values, const std::vector<bool>& preempted) {
+  std::vector<double> kept;
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (!preempted[i]) kept.push_back(values[i]);
+  }
+  return kept.size() >= kLeastSamples ? kept : values;
+}
+
+// One turn of a method in one round.
+void take_turn(BenchMethod& method, size_t round, Samples& samples) {
+  // Threads that slept make the first call up to twice as long; of long calls that is nothing.
+  constexpr double kWarmedBelowUs = 250'000;
+  // A call that was preempted is done again while that is cheap.
+  constexpr int kMostTries = 8;
+  constexpr double kMostTriesUs = 40'000;
+  if (round == 0 || samples.times_us.back() < kWarmedBelowUs) method.run(round);
+  double turn_us = 0;
+  for (int attempt = 1;; ++attempt) {
+    const long switches = involuntary_switches();
+    const auto start = Clock::now();
+    method.run(round + static_cast<size_t>(attempt));
+    const double us = std::chrono::duration<double, std::micro>(Clock::now() - start).count();
+    const bool preempted = involuntary_switches() != switches;
+    turn_us += us;
+    if (preempted && attempt < kMostTries && turn_us < kMostTriesUs) {
+      ++samples.repeated;
+      continue;
+    }
+    samples.times_us.push_back(us);
+    samples.preempted.push_back(preempted);
+    return;
+  }
+}
+
+}  // namespace
+
+std::vector<Samples> measure_rounds(const std::vector<BenchMethod*>& methods, double seconds) {
+  std::vector<Samples> samples(methods.size());
+  const auto begin = Clock::now();
+  const std::chrono::duration<double> budget(seconds * static_cast<double>(methods.size()));
+  for (size_t round = 0; round < kLeastSamples || Clock::now() - begin < budget; ++round) {
+    for (size_t turn = 0; turn < methods.size(); ++turn) {
+      // Back and forth, so that none always runs after the same one.
+      const size_t i = round % 2 == 0 ? turn : methods.size() - 1 - turn;
+      take_turn(*methods[i], round, samples[i]);
+    }
+  }
+  return samples;
+}
+
+Spread spread_us(const Samples& samples) {
+  std::vector<double> kept = undisturbed(samples.times_us, samples.preempted);
+  const double middle = median(kept);
+  const auto preempted =
+      static_cast<size_t>(std::count(samples.preempted.begin(), samples.preempted.end(), true));
+  const size_t taken = samples.times_us.size();
+  return {.median = middle,
+          .least = kept.front(),
+          .used = static_cast<int>(kept.size()),
+          .calls = static_cast<int>(taken) + samples.repeated,
+          .preempted = static_cast<int>(preempted) + samples.repeated,
+          .disturbed = taken - preempted < kLeastSamples};
+}
+
+double time_ratio(const Samples& slow, const Samples& fast) {
+  std::vector<double> ratios;
+  std::vector<bool> preempted;
+  for (size_t i = 0; i < slow.times_us.size(); ++i) {
+    ratios.push_back(slow.times_us[i] / fast.times_us[i]);
+    preempted.push_back(slow.preempted[i] || fast.preempted[i]);
+  }
+  std::vector<double> kept = undisturbed(ratios, preempted);
+  return median(kept);
+}
+
+}  // namespace anyfp8::cli

@@ -1,0 +1,113 @@
+#include "cli/bench_weights.h"
+
+#include <algorithm>
+#include <cstring>
+#include <fstream>
+#include <map>
+
+#include "anyfp8/base/element.h"
+#include "anyfp8/base/text.h"
+
+namespace anyfp8::cli {
+namespace {
+
+uint64_t next_random(
+    uint64_t& state) {  // xorshift64: fills gigabytes quickly, nothing depends on its quality
+  state ^= state << 13;
+  state ^= state >> 7;
+  state ^= state << 17;
+  return state;
+}
+
+HostTensor random_codes(MatrixShape shape, DType dtype) {
+  uint64_t state = 88172645463325252u;
+  HostTensor tensor = HostTensor::allocate(dtype, {shape.n, shape.k});
+  const int64_t count = tensor.size();
+  if (dtype == DType::kE4M3) {
+    auto* codes = reinterpret_cast<uint8_t*>(tensor.mutable_data());
+    for (int64_t i = 0; i < count; ++i) {
+      const auto code = static_cast<uint8_t>(next_random(state) >> 32);
+      codes[i] = (code & 0x7Fu) == 0x7Fu ? code ^ 1u : code;  // no NaN
+    }
+    return tensor;
+  }
+  auto* codes = reinterpret_cast<uint16_t*>(tensor.mutable_data());
+  const uint16_t one = dtype == DType::kBF16 ? 0x3F80 : 0x3C00;
+  for (int64_t i = 0; i < count; ++i) {
+    const uint64_t bits = next_random(state);
+    codes[i] = static_cast<uint16_t>((one + (bits & 0x7Fu)) | (bits & 0x8000u));
+  }
+  return tensor;
+}
+
+// Of all the last caches together. As the kernel says it: sysconf() gave ten times as much in a virtual
+// machine.
+size_t read_l3_bytes() {
+  std::map<std::string, size_t> kib_by_cpus;
+  for (int cpu = 0;; ++cpu) {
+    const std::string folder = fmt::format("/sys/devices/system/cpu/cpu{}/cache/index3/", cpu);
+    std::ifstream cpus(folder + "shared_cpu_list"), size(folder + "size");  // "0-7", "32768K"
+    std::string shared;
+    size_t kib = 0;
+    if (!(cpus >> shared) || !(size >> kib)) break;
+    kib_by_cpus[shared] = kib;
+  }
+  size_t bytes = 0;
+  for (const auto& [cpus, kib] : kib_by_cpus) bytes += kib << 10;
+  return bytes;
+}
+
+}  // namespace
+
+size_t copies_for(size_t weight_bytes) {
+  constexpr size_t kTimesL3 = 4, kLeastL3Bytes = size_t{32} << 20;  // virtual machines often report none
+  static const size_t l3_bytes = std::max(read_l3_bytes(), kLeastL3Bytes);
+  const size_t span = kTimesL3 * l3_bytes;
+  return std::clamp<size_t>((span + weight_bytes - 1) / weight_bytes, 2, 64);
+}
+
+std::vector<Fp8Weight> random_weights(MatrixShape shape, const std::string& scheme) {
+  Fp8Weight weight;
+  const bool wide = scheme == "bf16" || scheme == "f16";
+  const DType dtype = scheme == "bf16" ? DType::kBF16 : scheme == "f16" ? DType::kF16 : DType::kE4M3;
+  weight.scheme.weight = {.dtype = dtype};
+  if (!wide) {
+    const Group group = scheme == "tensor"    ? kPerTensor
+                        : scheme == "channel" ? kPerRow
+                        : scheme == "block"   ? kBlock128
+                                              : kMx32;
+    const DType scale_dtype = group == kMx32 ? DType::kE8M0 : DType::kF32;
+    weight.scheme.weight = {.dtype = dtype, .group = group, .scale_dtype = scale_dtype};
+    const Grid grid = scale_grid(group, shape.n, shape.k);
+    weight.scale = HostTensor::allocate(scale_dtype, {grid.rows, grid.cols});
+    if (group == kMx32) {
+      std::memset(weight.scale.mutable_data(), 120, weight.scale.size_bytes());
+    } else {
+      std::fill_n(reinterpret_cast<float*>(weight.scale.mutable_data()), weight.scale.size(), 0x1p-7f);
+    }
+  }
+  weight.data = random_codes(shape, dtype);
+  std::vector<Fp8Weight> weights{weight};
+  while (weights.size() < copies_for(weight.data.size_bytes())) {
+    weight.data = HostTensor::allocate(dtype, {shape.n, shape.k});
+    std::memcpy(weight.data.mutable_data(), weights.front().data.data(), weight.data.size_bytes());
+    weights.push_back(weight);
+  }
+  return weights;
+}
+
+Activations random_activations(int64_t m, int64_t k, DType in, DType out) {
+  Activations result{HostTensor::allocate(in, {m, k}), HostTensor::allocate(DType::kF32, {m, k}),
+                     HostTensor::allocate(DType::kBF16, {m, k}), out};
+  uint64_t state = 0x9E3779B97F4A7C15u;
+  for (int64_t i = 0; i < m * k; ++i) {
+    // 7 random bits in [-1, 1): the same value in every type.
+    const float value = static_cast<float>(next_random(state) >> 57) / 64.0F - 1;
+    store_element(result.x.mutable_data(), in, i, value);
+    store_element(result.x_f32.mutable_data(), DType::kF32, i, value);
+    store_element(result.x_bf16.mutable_data(), DType::kBF16, i, value);
+  }
+  return result;
+}
+
+}  // namespace anyfp8::cli
