@@ -151,7 +151,7 @@ typedef struct anyfp8_layer {
 ANYFP8_API int anyfp8_weight_load(const anyfp8_checkpoint* checkpoint, const char* module,
                                   anyfp8_weight** weight);
 
-// A weight over the caller's host memory. Nothing is copied: all of it must stay, unchanged, until this
+// A weight over the caller's host memory. Nothing is copied here: all of it must stay, unchanged, until this
 // weight, and every linear layer made from it, are freed.
 //   data   [n, k] of layer->weight_dtype
 //   scale  [ceil(n / group_rows), ceil(k / group_cols)] of layer->scale_dtype; multiplies; NULL exactly when
@@ -220,8 +220,10 @@ ANYFP8_API int anyfp8_select_json(const anyfp8_device* device, const anyfp8_laye
                                   const anyfp8_linear_options* options, char** json);
 
 // Chooses the kernels and places the weight; options may be NULL. Refuses here all that could fail later.
-// `stream` is a cudaStream_t, NULL for the default stream and on the CPU. On the CPU the weight's memory is
-// used where it is, and kept alive; the weight handle itself may be freed.
+// `stream` is a cudaStream_t, NULL for the default stream and on the CPU. On the CPU 8-bit weights are
+// packed into the layout of their kernels; wider ones, and those of a kernel that reads row-major, are used
+// where they are, and kept alive. Free the weight handle afterwards, or an 8-bit weight stays in memory
+// twice.
 ANYFP8_API int anyfp8_linear_create(const anyfp8_device* device, const anyfp8_weight* weight,
                                     const anyfp8_linear_options* options, void* stream,
                                     anyfp8_linear** linear);

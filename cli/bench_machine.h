@@ -10,8 +10,11 @@ namespace anyfp8::cli {
 // All threads together read `bytes` once, from memory that lies as a weight does.
 std::unique_ptr<BenchMethod> read_method(const Device& device, size_t bytes);
 
-// All threads do nothing but the widest multiply-add of these activations, on registers: vdpbf16ps for bf16
-// where there is one, else fp32 multiply-adds.
+// No: kernels for these activations have a faster unit here (AMX, NEON BF16) than peak_method() measures.
+Verdict peak_known(const Device& device, DType activations);
+
+// All threads do nothing but multiply-add on registers: by vdpbf16ps for bf16 activations where the CPU has
+// it, else in fp32, in the widest vectors of AVX-512 and AVX2 (else of 16 bytes).
 std::unique_ptr<BenchMethod> peak_method(const Device& device, DType activations);
 
 }  // namespace anyfp8::cli

@@ -12,6 +12,7 @@ namespace anyfp8::cli {
 
 struct MatrixShape {
   int64_t n, k;
+  bool operator==(const MatrixShape&) const = default;
 };
 
 // The same random tokens for every method, in each type that one takes.

@@ -20,7 +20,7 @@ using Copies = std::vector<HostTensor>;
 Copies make_copies(size_t bytes) {
   Copies copies;
   for (size_t i = 0; i < copies_for(bytes); ++i)
-    copies.push_back(HostTensor::allocate(DType::kU8, {static_cast<int64_t>(bytes)}));
+    copies.push_back(allocate_spread(DType::kU8, {static_cast<int64_t>(bytes)}));
   return copies;
 }
 

@@ -9,7 +9,7 @@ namespace anyfp8::cli {
 namespace {
 
 using Kind = BenchMethod::Kind;
-using Ratios = std::vector<std::pair<std::string, double>>;
+using Ratios = std::vector<std::pair<std::string, Ratio>>;
 
 std::string_view kind_name(Kind kind) {
   switch (kind) {
@@ -20,22 +20,29 @@ std::string_view kind_name(Kind kind) {
   }
 }
 
-std::string percent(const std::optional<double>& part) {
-  return part ? fmt::format("{:.1f} %", *part * 100) : std::string();
+const char* mark(bool disturbed) { return disturbed ? "~" : ""; }
+
+std::string percent(const std::optional<Ratio>& part) {
+  return part ? fmt::format("{}{:.1f} %", mark(part->disturbed), part->value * 100) : std::string();
 }
 
-std::string extra(const std::optional<double>& ratio) {
-  return ratio ? fmt::format("{:+.1f} %", (*ratio - 1) * 100) : std::string();
+std::string extra(const std::optional<Ratio>& ratio) {
+  return ratio ? fmt::format("{}{:+.1f} %", mark(ratio->disturbed), (ratio->value - 1) * 100) : std::string();
+}
+
+std::string times(const std::optional<Ratio>& ratio) {
+  return ratio ? fmt::format("{}{:.2f}", mark(ratio->disturbed), ratio->value) : std::string();
 }
 
 std::string positive(double value, int digits) {
   return value > 0 ? fmt::format("{:.{}f}", value, digits) : std::string();
 }
 
-std::string ratio_to(const Ratios& versus, const std::string& peer) {
+std::optional<Ratio> ratio_to(const Ratios& versus, const std::string& peer) {
   const auto found =
       std::find_if(versus.begin(), versus.end(), [&](const auto& v) { return v.first == peer; });
-  return found == versus.end() ? std::string() : fmt::format("{:.2f}", found->second);
+  if (found == versus.end()) return {};
+  return found->second;
 }
 
 // The peers that any of the rows was compared with, in order of appearance.
@@ -62,7 +69,7 @@ std::vector<std::string> ratio_titles(const Rows& rows) {
 
 template <typename Row>
 void add_ratios(std::vector<std::string>& cells, const std::vector<std::string>& peers, const Row& row) {
-  for (const std::string& peer : peers) cells.push_back(ratio_to(row.versus, peer));
+  for (const std::string& peer : peers) cells.push_back(times(ratio_to(row.versus, peer)));
   cells.push_back(extra(row.of_first_scheme));
 }
 
@@ -73,16 +80,43 @@ Table make_table(const std::vector<std::string>& left, const std::vector<std::st
   return Table(std::move(columns));
 }
 
-// Adds a factor to each of the products that `row` has.
-void multiply(std::optional<double>& product, const std::optional<double>& factor) {
-  if (factor) product = product.value_or(1) * *factor;
+// Nothing where a row has none: a mean over fewer shapes does not stand beside one over all.
+template <typename Get>
+std::optional<Ratio> geometric_mean(const std::vector<BenchRow>& rows, Get&& get) {
+  double logarithms = 0;
+  bool disturbed = false;
+  for (const BenchRow& row : rows) {
+    const std::optional<Ratio> ratio = get(row);
+    if (!ratio) return {};
+    logarithms += std::log(ratio->value);
+    disturbed = disturbed || ratio->disturbed;
+  }
+  return Ratio{std::exp(logarithms / static_cast<double>(rows.size())), disturbed};
 }
 
-void add_optional(nlohmann::json& json, const char* name, const std::optional<double>& value) {
-  if (value) json[name] = *value;
+// The row's kernel was asked for with the same words; which one that is may depend on the shape.
+bool same_but_for_shape(const BenchRow& a, const BenchRow& b) {
+  return a.m == b.m && a.asked == b.asked && a.scheme_index == b.scheme_index;
+}
+
+template <typename Row>
+bool any_ratio_disturbed(const Row& row) {
+  const auto disturbed = [](const std::optional<Ratio>& ratio) { return ratio && ratio->disturbed; };
+  return disturbed(row.of_read) || disturbed(row.of_peak) || disturbed(row.of_first_scheme) ||
+         std::any_of(row.versus.begin(), row.versus.end(), [](const auto& v) { return v.second.disturbed; });
+}
+
+template <typename Row>
+void add_ratios(nlohmann::json& json, const Row& row) {
+  if (row.of_read) json["of_read"] = row.of_read->value;
+  if (row.of_peak) json["of_peak"] = row.of_peak->value;
+  if (row.of_first_scheme) json["of_first_scheme"] = row.of_first_scheme->value;
+  for (const auto& [peer, ratio] : row.versus) json["versus"][peer] = ratio.value;
 }
 
 }  // namespace
+
+bool BenchRow::disturbed() const { return us.disturbed || any_ratio_disturbed(*this); }
 
 std::vector<BenchRow> make_rows(const std::vector<MeasuredMethod>& methods,
                                 const std::vector<Samples>& samples, MatrixShape shape, int64_t m) {
@@ -108,9 +142,11 @@ std::vector<BenchRow> make_rows(const std::vector<MeasuredMethod>& methods,
       const BenchMethod& other = *timed[i];
       const bool worker = row.kind == Kind::kKernel || row.kind == Kind::kPeer;
       if (worker && other.kind == Kind::kRead) {
-        row.of_read = time_ratio(samples[i], mine) * method->read_bytes() / other.read_bytes();
+        row.of_read = time_ratio(samples[i], mine);
+        row.of_read->value *= method->read_bytes() / other.read_bytes();
       } else if (worker && other.kind == Kind::kPeak) {
-        row.of_peak = time_ratio(samples[i], mine) * method->flops() / other.flops();
+        row.of_peak = time_ratio(samples[i], mine);
+        row.of_peak->value *= method->flops() / other.flops();
       } else if (row.kind == Kind::kKernel && other.kind == Kind::kPeer) {
         row.versus.emplace_back(other.name, time_ratio(samples[i], mine));
       } else if (row.kind == Kind::kKernel && other.kind == Kind::kKernel && row.scheme_index > 0 &&
@@ -124,40 +160,31 @@ std::vector<BenchRow> make_rows(const std::vector<MeasuredMethod>& methods,
 }
 
 std::vector<BenchMean> make_means(const std::vector<BenchRow>& rows) {
-  std::vector<BenchMean> means;
-  std::vector<const BenchRow*> firsts;
+  std::vector<std::vector<BenchRow>> groups;  // of shapes
   for (const BenchRow& row : rows) {
     if (row.kind != Kind::kKernel || !row.refused.empty()) continue;
-    size_t i = 0;
-    while (i < means.size() && (firsts[i]->m != row.m || firsts[i]->asked != row.asked ||
-                                firsts[i]->scheme_index != row.scheme_index))
-      ++i;
-    if (i == means.size()) {
-      means.push_back({row.name, row.scheme, row.m, 0});
-      firsts.push_back(&row);
-    }
-    BenchMean& mean = means[i];
-    if (mean.name != row.name) mean.name = "several";
-    ++mean.shapes;
-    multiply(mean.of_read, row.of_read);
-    multiply(mean.of_peak, row.of_peak);
-    multiply(mean.of_first_scheme, row.of_first_scheme);
-    for (const auto& [peer, ratio] : row.versus) {
-      const auto same = [&peer = peer](const auto& v) { return v.first == peer; };
-      const auto found = std::find_if(mean.versus.begin(), mean.versus.end(), same);
-      if (found == mean.versus.end()) {
-        mean.versus.emplace_back(peer, ratio);
-      } else {
-        found->second *= ratio;
-      }
+    const auto group = std::find_if(groups.begin(), groups.end(),
+                                    [&](const auto& one) { return same_but_for_shape(one.front(), row); });
+    if (group == groups.end()) {
+      groups.push_back({row});
+    } else {
+      group->push_back(row);
     }
   }
-  for (BenchMean& mean : means) {
-    const double root = 1.0 / mean.shapes;
-    for (std::optional<double>* product : {&mean.of_read, &mean.of_peak, &mean.of_first_scheme}) {
-      if (*product) **product = std::pow(**product, root);
+  std::vector<BenchMean> means;
+  for (const std::vector<BenchRow>& group : groups) {
+    const BenchRow& first = group.front();
+    const bool one_name =
+        std::all_of(group.begin(), group.end(), [&](const BenchRow& row) { return row.name == first.name; });
+    BenchMean mean{one_name ? first.name : "several", first.scheme, first.m, static_cast<int>(group.size())};
+    mean.of_read = geometric_mean(group, [](const BenchRow& row) { return row.of_read; });
+    mean.of_peak = geometric_mean(group, [](const BenchRow& row) { return row.of_peak; });
+    mean.of_first_scheme = geometric_mean(group, [](const BenchRow& row) { return row.of_first_scheme; });
+    for (const auto& [peer, ratio] : first.versus) {
+      const auto get = [&peer = peer](const BenchRow& row) { return ratio_to(row.versus, peer); };
+      if (const auto over_all = geometric_mean(group, get)) mean.versus.emplace_back(peer, *over_all);
     }
-    for (auto& [peer, product] : mean.versus) product = std::pow(product, root);
+    means.push_back(std::move(mean));
   }
   return means;
 }
@@ -174,7 +201,7 @@ std::string rows_text(const std::vector<BenchRow>& rows) {
     before = row.m;
     if (row.refused.empty()) {
       for (std::string cell :
-           {fmt::format("{}{:.1f}", row.us.disturbed ? "~" : "", row.us.median), positive(row.gb_per_s, 1),
+           {fmt::format("{}{:.1f}", mark(row.us.disturbed), row.us.median), positive(row.gb_per_s, 1),
             positive(row.gflop_per_s, 1), percent(row.of_read), percent(row.of_peak)})
         cells.push_back(std::move(cell));
       add_ratios(cells, peers, row);
@@ -191,7 +218,7 @@ std::string rows_text(const std::vector<BenchRow>& rows) {
 
 std::string disturbance_text(const std::vector<BenchRow>& rows) {
   const auto disturbed =
-      std::count_if(rows.begin(), rows.end(), [](const BenchRow& row) { return row.us.disturbed; });
+      std::count_if(rows.begin(), rows.end(), [](const BenchRow& row) { return row.disturbed(); });
   if (disturbed == 0) return {};
   return fmt::format("other programs took the CPU away in {} of {} rows (~); do not rely on these\n",
                      disturbed, rows.size());
@@ -230,13 +257,10 @@ nlohmann::json row_json(const nlohmann::json& head, const BenchRow& row) {
                {"samples", row.us.used},
                {"calls", row.us.calls},
                {"preempted", row.us.preempted},
-               {"disturbed", row.us.disturbed}});
+               {"disturbed", row.disturbed()}});
   if (row.gb_per_s > 0) json["gb_per_s"] = row.gb_per_s;
   if (row.gflop_per_s > 0) json["gflop_per_s"] = row.gflop_per_s;
-  add_optional(json, "of_read", row.of_read);
-  add_optional(json, "of_peak", row.of_peak);
-  add_optional(json, "of_first_scheme", row.of_first_scheme);
-  for (const auto& [peer, ratio] : row.versus) json["versus"][peer] = ratio;
+  add_ratios(json, row);
   return json;
 }
 
@@ -246,11 +270,9 @@ nlohmann::json mean_json(const nlohmann::json& head, const BenchMean& mean) {
                {"name", mean.name},
                {"scheme", mean.scheme},
                {"m", mean.m},
-               {"shapes", mean.shapes}});
-  add_optional(json, "of_read", mean.of_read);
-  add_optional(json, "of_peak", mean.of_peak);
-  add_optional(json, "of_first_scheme", mean.of_first_scheme);
-  for (const auto& [peer, ratio] : mean.versus) json["versus"][peer] = ratio;
+               {"shapes", mean.shapes},
+               {"disturbed", any_ratio_disturbed(mean)}});
+  add_ratios(json, mean);
   return json;
 }
 

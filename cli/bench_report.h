@@ -19,10 +19,11 @@ struct BenchRow {
   int64_t m;
   std::string refused;  // why nothing was measured; then all below is 0
   Spread us;
-  double gb_per_s, gflop_per_s;                        // 0: does not apply
-  std::optional<double> of_read, of_peak;              // parts of what the machine gave
-  std::vector<std::pair<std::string, double>> versus;  // of a kernel: name of a peer, its time / ours
-  std::optional<double> of_first_scheme;               // time / that with the first scheme
+  double gb_per_s, gflop_per_s;                       // 0: does not apply
+  std::optional<Ratio> of_read, of_peak;              // parts of what the machine gave
+  std::vector<std::pair<std::string, Ratio>> versus;  // of a kernel: name of a peer, its time / ours
+  std::optional<Ratio> of_first_scheme;               // time / that with the first scheme
+  bool disturbed() const;                             // the time or a ratio
 };
 
 struct MeasuredMethod {
@@ -34,13 +35,13 @@ std::vector<BenchRow> make_rows(const std::vector<MeasuredMethod>& methods,
                                 const std::vector<Samples>& samples, MatrixShape shape, int64_t m);
 
 // Geometric means over the shapes for each m, kernel as asked for and scheme, of what `rows` have of kernels;
-// the bars are stated in it.
+// the bars are stated in it. What a kernel does not have on each of its shapes is left out.
 struct BenchMean {
   std::string name, scheme;  // name: of the kernel, or "several"
   int64_t m;
   int shapes;
-  std::optional<double> of_read, of_peak, of_first_scheme;
-  std::vector<std::pair<std::string, double>> versus;
+  std::optional<Ratio> of_read, of_peak, of_first_scheme;
+  std::vector<std::pair<std::string, Ratio>> versus;
 };
 std::vector<BenchMean> make_means(const std::vector<BenchRow>& rows);
 

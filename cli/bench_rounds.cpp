@@ -24,13 +24,17 @@ double median(std::vector<double>& values) {
   return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
 }
 
-// The values whose `preempted` is false, or all if these are fewer than needed.
-std::vector<double> undisturbed(const std::vector<double>& values, const std::vector<bool>& preempted) {
+struct Kept {
+  std::vector<double> values;  // whose `preempted` is false, or all if these are fewer than needed
+  bool disturbed;              // all
+};
+Kept keep_undisturbed(const std::vector<double>& values, const std::vector<bool>& preempted) {
   std::vector<double> kept;
   for (size_t i = 0; i < values.size(); ++i) {
     if (!preempted[i]) kept.push_back(values[i]);
   }
-  return kept.size() >= kLeastSamples ? kept : values;
+  if (kept.size() < kLeastSamples) return {values, true};
+  return {std::move(kept), false};
 }
 
 // One turn of a method in one round.
@@ -76,28 +80,27 @@ std::vector<Samples> measure_rounds(const std::vector<BenchMethod*>& methods, do
 }
 
 Spread spread_us(const Samples& samples) {
-  std::vector<double> kept = undisturbed(samples.times_us, samples.preempted);
+  auto [kept, disturbed] = keep_undisturbed(samples.times_us, samples.preempted);
   const double middle = median(kept);
   const auto preempted =
       static_cast<size_t>(std::count(samples.preempted.begin(), samples.preempted.end(), true));
-  const size_t taken = samples.times_us.size();
   return {.median = middle,
           .least = kept.front(),
           .used = static_cast<int>(kept.size()),
-          .calls = static_cast<int>(taken) + samples.repeated,
+          .calls = static_cast<int>(samples.times_us.size()) + samples.repeated,
           .preempted = static_cast<int>(preempted) + samples.repeated,
-          .disturbed = taken - preempted < kLeastSamples};
+          .disturbed = disturbed};
 }
 
-double time_ratio(const Samples& slow, const Samples& fast) {
+Ratio time_ratio(const Samples& slow, const Samples& fast) {
   std::vector<double> ratios;
   std::vector<bool> preempted;
   for (size_t i = 0; i < slow.times_us.size(); ++i) {
     ratios.push_back(slow.times_us[i] / fast.times_us[i]);
     preempted.push_back(slow.preempted[i] || fast.preempted[i]);
   }
-  std::vector<double> kept = undisturbed(ratios, preempted);
-  return median(kept);
+  auto [kept, disturbed] = keep_undisturbed(ratios, preempted);
+  return {median(kept), disturbed};
 }
 
 }  // namespace anyfp8::cli

@@ -26,7 +26,12 @@ struct Spread {
 };
 Spread spread_us(const Samples& samples);
 
+// Of two things measured side by side.
+struct Ratio {
+  double value;
+  bool disturbed;  // fewer than five rounds left both alone, so rounds that were preempted are in it
+};
 // Median over the rounds of slow's time / fast's time in the same round.
-double time_ratio(const Samples& slow, const Samples& fast);
+Ratio time_ratio(const Samples& slow, const Samples& fast);
 
 }  // namespace anyfp8::cli

@@ -2,11 +2,12 @@
 
 #include <algorithm>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <map>
 
 #include "anyfp8/base/element.h"
-#include "anyfp8/base/text.h"
+#include "anyfp8/base/threads.h"
 
 namespace anyfp8::cli {
 namespace {
@@ -21,7 +22,7 @@ uint64_t next_random(
 
 HostTensor random_codes(MatrixShape shape, DType dtype) {
   uint64_t state = 88172645463325252u;
-  HostTensor tensor = HostTensor::allocate(dtype, {shape.n, shape.k});
+  HostTensor tensor = allocate_spread(dtype, {shape.n, shape.k});
   const int64_t count = tensor.size();
   if (dtype == DType::kE4M3) {
     auto* codes = reinterpret_cast<uint8_t*>(tensor.mutable_data());
@@ -44,13 +45,13 @@ HostTensor random_codes(MatrixShape shape, DType dtype) {
 // machine.
 size_t read_l3_bytes() {
   std::map<std::string, size_t> kib_by_cpus;
-  for (int cpu = 0;; ++cpu) {
-    const std::string folder = fmt::format("/sys/devices/system/cpu/cpu{}/cache/index3/", cpu);
-    std::ifstream cpus(folder + "shared_cpu_list"), size(folder + "size");  // "0-7", "32768K"
+  std::error_code none;  // where there is no such folder
+  for (const auto& entry : std::filesystem::directory_iterator("/sys/devices/system/cpu", none)) {
+    const std::filesystem::path cache = entry.path() / "cache" / "index3";  // of a CPU that is not offline
+    std::ifstream cpus(cache / "shared_cpu_list"), size(cache / "size");    // "0-7", "32768K"
     std::string shared;
     size_t kib = 0;
-    if (!(cpus >> shared) || !(size >> kib)) break;
-    kib_by_cpus[shared] = kib;
+    if (cpus >> shared && size >> kib) kib_by_cpus[shared] = kib;
   }
   size_t bytes = 0;
   for (const auto& [cpus, kib] : kib_by_cpus) bytes += kib << 10;
@@ -62,8 +63,22 @@ size_t read_l3_bytes() {
 size_t copies_for(size_t weight_bytes) {
   constexpr size_t kTimesL3 = 4, kLeastL3Bytes = size_t{32} << 20;  // virtual machines often report none
   static const size_t l3_bytes = std::max(read_l3_bytes(), kLeastL3Bytes);
-  const size_t span = kTimesL3 * l3_bytes;
-  return std::clamp<size_t>((span + weight_bytes - 1) / weight_bytes, 2, 64);
+  constexpr size_t kSmallBytes = size_t{1} << 20, kMostOfSmall = 64;
+  const size_t copies = std::max<size_t>((kTimesL3 * l3_bytes + weight_bytes - 1) / weight_bytes, 2);
+  return weight_bytes < kSmallBytes ? std::min(copies, kMostOfSmall) : copies;
+}
+
+HostTensor allocate_spread(DType dtype, Shape shape) {
+  HostTensor tensor = HostTensor::allocate(dtype, std::move(shape));
+  std::byte* const data = tensor.mutable_data();
+  const auto bytes = static_cast<int64_t>(tensor.size_bytes());
+  const int threads = num_threads();
+#pragma omp parallel for schedule(static, 1) num_threads(threads)
+  for (int part = 0; part < threads; ++part) {
+    const auto [begin, end] = static_split(bytes, 4096, part, threads);
+    std::memset(data + begin, 1, static_cast<size_t>(end - begin));
+  }
+  return tensor;
 }
 
 std::vector<Fp8Weight> random_weights(MatrixShape shape, const std::string& scheme) {
@@ -89,7 +104,7 @@ std::vector<Fp8Weight> random_weights(MatrixShape shape, const std::string& sche
   weight.data = random_codes(shape, dtype);
   std::vector<Fp8Weight> weights{weight};
   while (weights.size() < copies_for(weight.data.size_bytes())) {
-    weight.data = HostTensor::allocate(dtype, {shape.n, shape.k});
+    weight.data = allocate_spread(dtype, {shape.n, shape.k});
     std::memcpy(weight.data.mutable_data(), weights.front().data.data(), weight.data.size_bytes());
     weights.push_back(weight);
   }

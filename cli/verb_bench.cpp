@@ -1,7 +1,12 @@
+#include <unistd.h>
+
 #include <algorithm>
+#include <cctype>
 #include <cmath>
+#include <cstring>
 #include <fstream>
 #include <iterator>
+#include <set>
 #include <sstream>
 
 #include "anyfp8/base/element.h"
@@ -29,6 +34,7 @@ struct Arguments {
   LinearOptions linear;
   double seconds = 0.5;
   bool peers = false, json = false;
+  std::string command;  // this program's command line
 };
 
 // Llama-3-8B: o_proj, gate_proj, down_proj.
@@ -68,6 +74,16 @@ std::vector<MatrixShape> read_shapes(const std::string& path) {
   return shapes;
 }
 
+// A value that is given twice is measured once, in the place of the first.
+template <typename Value>
+void drop_repeats(std::vector<Value>& values) {
+  std::vector<Value> kept;
+  for (Value& value : values) {
+    if (std::find(kept.begin(), kept.end(), value) == kept.end()) kept.push_back(std::move(value));
+  }
+  values = std::move(kept);
+}
+
 class KernelMethod : public BenchMethod {
  public:
   KernelMethod(std::vector<Linear> copies, size_t weight_bytes)
@@ -103,7 +119,8 @@ class KernelMethod : public BenchMethod {
 
 // Names of kernels to measure for one layer; "": whatever selection takes for each m.
 std::vector<std::string> kernels_for(const Arguments& arguments, const LinearConfig& config,
-                                     const Device& device) {
+                                     const Device& device, const std::vector<std::string>& disabled) {
+  if (arguments.kernels.empty()) return {""};
   std::vector<std::string> names;
   for (const std::string& asked : arguments.kernels) {
     if (asked != "all") {
@@ -111,11 +128,12 @@ std::vector<std::string> kernels_for(const Arguments& arguments, const LinearCon
       continue;
     }
     for (const Kernel* kernel : all_kernels()) {
-      if (kernel->apply != nullptr && can_implement(*kernel, config, device))
+      const bool kept = std::find(disabled.begin(), disabled.end(), kernel->name) == disabled.end();
+      if (kept && kernel->apply != nullptr && can_implement(*kernel, config, device))
         names.emplace_back(kernel->name);
     }
   }
-  if (arguments.kernels.empty()) names.emplace_back();
+  drop_repeats(names);  // all and a name
   return names;
 }
 
@@ -124,12 +142,13 @@ BenchMethods make_methods(const Arguments& arguments, const Device& device, Matr
   BenchMethods methods;
   const Linear* first = nullptr;
   size_t first_bytes = 0;
+  const SelectOptions environment = SelectOptions::from_environment();
   for (size_t index = 0; index < arguments.schemes.size(); ++index) {
     const std::string& scheme = arguments.schemes[index];
     const std::vector<Fp8Weight> weights = random_weights(shape, scheme);
     const LinearConfig config = linear_config(weights.front(), arguments.linear);
-    for (const std::string& asked : kernels_for(arguments, config, device)) {
-      SelectOptions select = SelectOptions::from_environment();
+    for (const std::string& asked : kernels_for(arguments, config, device, environment.disable)) {
+      SelectOptions select = environment;
       if (!asked.empty()) select.force = asked;
       std::vector<Linear> copies;
       for (const Fp8Weight& weight : weights)
@@ -146,14 +165,15 @@ BenchMethods make_methods(const Arguments& arguments, const Device& device, Matr
     }
   }
   if (first == nullptr) {
-    throw fail(ErrorCode::kUnsupported, "no kernel of this build can run weights {} with activations {}",
+    throw fail(ErrorCode::kUnsupported, "no kernel of this build {}can run weights {} with activations {}",
+               environment.disable.empty() ? "" : "but those of ANYFP8_DISABLE ",
                fmt::join(arguments.schemes, ", "), dtype_name(arguments.linear.in));
   }
   if (arguments.peers) {
     for (auto& peer : peer_methods(*first)) methods.push_back(std::move(peer));
   }
   methods.push_back(read_method(device, first_bytes));
-  methods.push_back(peak_method(device, arguments.linear.in));
+  if (peak_known(device, arguments.linear.in)) methods.push_back(peak_method(device, arguments.linear.in));
   return methods;
 }
 
@@ -192,12 +212,32 @@ std::vector<BenchRow> measure(const BenchMethods& methods, const Arguments& argu
   return make_rows(measured, measure_rounds(timed, arguments.seconds), shape, m);
 }
 
-// This program's command line, so that a row says how to get it again.
+// As a shell reads it.
+std::string shell_word(const std::string& word) {
+  const auto plain = [](unsigned char c) {
+    return std::isalnum(c) || std::strchr("-_=+,./:@%", c) != nullptr;
+  };
+  if (!word.empty() && std::all_of(word.begin(), word.end(), plain)) return word;
+  std::string text = "'";
+  for (const char c : word) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return text + "'";
+}
+
+// This program's command line after the variables that it looks at, so that a row says how to get it again.
 std::string command_line() {
+  std::set<std::string> variables;
+  for (char** variable = environ; *variable != nullptr; ++variable) {
+    const std::string_view text = *variable;
+    if (!text.starts_with("ANYFP8_")) continue;
+    const size_t value = text.find('=') + 1;
+    variables.insert(
+        fmt::format("{}{} ", text.substr(0, value), shell_word(std::string(text.substr(value)))));
+  }
   std::ifstream file("/proc/self/cmdline", std::ios::binary);
-  std::string command = "anyfp8", word;
+  std::string word;
   std::getline(file, word, '\0');
-  while (std::getline(file, word, '\0')) command += " " + word;
+  std::string command = fmt::format("{}anyfp8", fmt::join(variables, ""));
+  while (std::getline(file, word, '\0')) command += " " + shell_word(word);
   return command;
 }
 
@@ -211,15 +251,18 @@ int run_bench(const Arguments& arguments) {
   const int threads = num_threads();
   nlohmann::json head{{"schema_version", 1},
                       {"device", device.name},
+                      {"isa", isa_text(device.isa)},
                       {"threads", threads},
                       {"activations", dtype_name(arguments.linear.in)},
-                      {"command", command_line()}};
+                      {"command", arguments.command}};
   if (arguments.peers) head["peers"] = peers_text();
   if (!arguments.json) {
-    print_out("{}, {} thread{}, activations {}{}{}\n", device.name, threads, threads == 1 ? "" : "s",
-              dtype_name(arguments.linear.in), arguments.peers ? "; peers: " : "",
+    print_out("{} ({}), {} thread{}, activations {}{}{}\n", device.name, isa_text(device.isa), threads,
+              threads == 1 ? "" : "s", dtype_name(arguments.linear.in), arguments.peers ? "; peers: " : "",
               arguments.peers ? peers_text() : "");
   }
+  if (const Verdict known = peak_known(device, arguments.linear.in); !known)
+    print_err("{}\n", known.reason());
   std::vector<BenchRow> all;
   for (const MatrixShape shape : arguments.shapes) {
     std::vector<BenchRow> rows;
@@ -322,6 +365,11 @@ void add_bench(CLI::App& app, Run& run) {
     }
     arguments->linear.out = arguments->linear.in;
     if (arguments->shapes.empty()) arguments->shapes = kDefaultShapes;
+    drop_repeats(arguments->shapes);
+    drop_repeats(arguments->tokens);
+    drop_repeats(arguments->kernels);
+    drop_repeats(arguments->schemes);
+    arguments->command = command_line();  // here, since -v will set ANYFP8_LOG
     run = [arguments] { return run_bench(*arguments); };
   });
 }

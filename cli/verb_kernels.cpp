@@ -36,7 +36,7 @@ int kernels(bool json) {
       rows.push_back({{"name", k->name},
                       {"summary", k->summary},
                       {"device", k->device == DeviceKind::kCpu ? "cpu" : "cuda"},
-                      {"layout", k->layout == Layout::kRowMajor ? "row_major" : "k64_shuffled"},
+                      {"layout", layout_name(k->layout)},
                       {"weights", names_of(k->weight_dtypes)},
                       {"weight_groups", groups_of(*k)},
                       {"scales", names_of(k->scale_dtypes)},
@@ -57,8 +57,8 @@ int kernels(bool json) {
     table.add({"does", std::string(k->summary)});
     table.add(
         {"weights", fmt::format("{} in {}, scales {}, groups {}", fmt::join(names_of(k->weight_dtypes), " "),
-                                k->layout == Layout::kRowMajor ? "row_major" : "k64_shuffled",
-                                fmt::join(names_of(k->scale_dtypes), " "), fmt::join(groups_of(*k), " "))});
+                                layout_name(k->layout), fmt::join(names_of(k->scale_dtypes), " "),
+                                fmt::join(groups_of(*k), " "))});
     table.add({"x, y", fmt::format("{} -> {}{}{}", fmt::join(names_of(k->in_dtypes), " "),
                                    fmt::join(names_of(k->out_dtypes), " "),
                                    k->activation == ActivationUse::kQuantized ? ", quantised to fp8" : "",

@@ -14,11 +14,9 @@
 #include <string>
 #include <vector>
 
-#include "anyfp8/base/float8.h"
-#include "anyfp8/base/tensor.h"
 #include "anyfp8/base/threads.h"
-#include "anyfp8/kernels/common/panel64.h"
 #include "anyfp8/kernels/select.h"
+#include "tests/kernel_case.h"
 
 namespace anyfp8 {
 
@@ -26,199 +24,7 @@ void PrintTo(const Kernel* kernel, std::ostream* out) { *out << kernel->name; }
 
 namespace {
 
-double decode(DType dtype, const void* data, int64_t index) {
-  const auto* bytes = static_cast<const uint8_t*>(data);
-  uint16_t half;
-  float single;
-  switch (dtype) {
-    case DType::kE4M3: return e4m3_to_f32(bytes[index]);
-    case DType::kE5M2: return e5m2_to_f32(bytes[index]);
-    case DType::kE8M0: return std::ldexp(1.0, bytes[index] - 127);
-    case DType::kBF16: std::memcpy(&half, bytes + 2 * index, 2); return bf16_to_f32(half);
-    case DType::kF16: std::memcpy(&half, bytes + 2 * index, 2); return f16_to_f32(half);
-    default: std::memcpy(&single, bytes + 4 * index, 4); return single;
-  }
-}
-
-void encode(DType dtype, void* data, int64_t index, float value) {
-  auto* bytes = static_cast<uint8_t*>(data);
-  uint16_t half;
-  switch (dtype) {
-    case DType::kE4M3: bytes[index] = f32_to_e4m3(value); break;
-    case DType::kE5M2: bytes[index] = f32_to_e5m2(value); break;
-    case DType::kBF16:
-      half = f32_to_bf16(value);
-      std::memcpy(bytes + 2 * index, &half, 2);
-      break;
-    case DType::kF16:
-      half = f32_to_f16(value);
-      std::memcpy(bytes + 2 * index, &half, 2);
-      break;
-    default: std::memcpy(bytes + 4 * index, &value, 4); break;
-  }
-}
-
-// Half the distance between neighbours, relative; and the smallest such distance near zero.
-double unit_roundoff(DType dtype) {
-  return dtype == DType::kBF16 ? 0x1p-8 : dtype == DType::kF16 ? 0x1p-11 : 0x1p-24;
-}
-double smallest_step(DType dtype) { return dtype == DType::kF16 ? 0x1p-24 : 0x1p-126; }
-
-struct Layer {
-  LinearConfig config;
-  std::vector<uint8_t> weight;  // [n, k], and not one byte more, so that asan sees what reads past it
-  std::vector<uint8_t> scale;
-  std::vector<float> bias;
-  Grid grid{0, 0};
-
-  double weight_at(int64_t row, int64_t col) const {
-    const QuantKey& key = config.scheme.weight;
-    const double value = decode(key.dtype, weight.data(), row * config.k + col);
-    if (scale.empty()) return value;
-    const int64_t r = key.group.rows == 0 ? 0 : row / key.group.rows;
-    const int64_t c = key.group.cols == 0 ? 0 : col / key.group.cols;
-    return value * decode(key.scale_dtype, scale.data(), r * grid.cols + c);
-  }
-
-  // The weight as a kernel reads it that asks for `layout`; `memory` holds what is packed.
-  PlacedWeight placed(Layout layout, std::vector<uint8_t> (&memory)[2]) const {
-    PlacedWeight placed;
-    placed.config = config;
-    placed.data = weight.data();
-    placed.scale = scale.empty() ? nullptr : scale.data();
-    placed.grid = grid;
-    placed.bias = bias.empty() ? nullptr : bias.data();
-    if (layout != Layout::kPanel64 || !is_float8(config.scheme.weight.dtype)) return placed;
-    const PanelShape shape = panel_shape(config.scheme.weight, config.n, config.k);
-    memory[0].resize(shape.code_bytes());
-    memory[1].resize(shape.scales_bytes());
-    for (int64_t panel = 0; panel < shape.panels; ++panel) {
-      pack_panel(shape, weight.data(), panel, memory[0].data() + panel * shape.panel_bytes());
-    }
-    pack_scales(config.scheme.weight, shape, scale.data(), memory[1].data());
-    placed.layout = layout;
-    placed.data = memory[0].data();
-    placed.scale = memory[1].data();
-    return placed;
-  }
-};
-
-LinearConfig config_of(int64_t n, int64_t k, QuantKey weight, DType in, DType out, bool bias) {
-  LinearConfig config;
-  config.n = n;
-  config.k = k;
-  config.scheme.weight = weight;
-  config.in = in;
-  config.out = out;
-  config.bias = bias;
-  return config;
-}
-
-Layer random_layer(const LinearConfig& config, std::mt19937& random) {
-  std::normal_distribution<float> normal;
-  const QuantKey& key = config.scheme.weight;
-  Layer layer{.config = config};
-  layer.weight.resize(config.n * config.k * dtype_bytes(key.dtype));
-  for (int64_t i = 0; i < config.n * config.k; ++i) encode(key.dtype, layer.weight.data(), i, normal(random));
-  if (is_float8(key.dtype)) {
-    layer.grid = scale_grid(key.group, config.n, config.k);
-    const int64_t scales = layer.grid.rows * layer.grid.cols;
-    layer.scale.resize(scales * dtype_bytes(key.scale_dtype));
-    for (int64_t i = 0; i < scales; ++i) {
-      if (key.scale_dtype == DType::kE8M0) {
-        layer.scale[i] = static_cast<uint8_t>(122 + random() % 8);
-      } else {
-        encode(DType::kF32, layer.scale.data(), i, 0.02f + 0.1f * std::fabs(normal(random)));
-      }
-    }
-  }
-  if (config.bias) {
-    layer.bias.resize(config.n);
-    for (float& value : layer.bias) value = normal(random);
-  }
-  return layer;
-}
-
-// A matrix with rows further apart than they are long, and guards everywhere else.
-struct Matrix {
-  static constexpr uint8_t kGuard = 0xFF;  // NaN in every type: reading it shows in y
-  DType dtype;
-  int64_t rows, cols, stride;
-  std::vector<uint8_t> bytes;
-
-  Matrix(DType type, int64_t row_count, int64_t col_count, int64_t gap)
-      : dtype(type),
-        rows(row_count),
-        cols(col_count),
-        stride(col_count + gap),
-        bytes((rows * stride + gap) * dtype_bytes(type), kGuard) {}
-
-  TensorView view() { return {bytes.data(), dtype, rows, cols, stride}; }
-  double at(int64_t row, int64_t col) const { return decode(dtype, bytes.data(), row * stride + col); }
-  void set(int64_t row, int64_t col, float value) { encode(dtype, bytes.data(), row * stride + col, value); }
-  std::string row_bytes(int64_t row) const {
-    const size_t size = dtype_bytes(dtype);
-    return {reinterpret_cast<const char*>(bytes.data()) + row * stride * size, cols * size};
-  }
-  bool guards_hold() const {
-    const size_t size = dtype_bytes(dtype);
-    for (size_t i = 0; i < bytes.size(); ++i) {
-      const int64_t element = i / size;
-      const bool inside = element / stride < rows && element % stride < cols;
-      if (!inside && bytes[i] != kGuard) return false;
-    }
-    return true;
-  }
-};
-
-Matrix random_matrix(DType dtype, int64_t rows, int64_t cols, int64_t gap, std::mt19937& random) {
-  std::normal_distribution<float> normal;
-  Matrix matrix(dtype, rows, cols, gap);
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < cols; ++c) matrix.set(r, c, normal(random));
-  }
-  return matrix;
-}
-
-// y = x · Wᵀ by `kernel`; fails the test when something beside y or the asked-for workspace was written.
-Matrix run(const Kernel& kernel, const Device& device, const Layer& layer, Matrix& x, int64_t gap = 0) {
-  Matrix y(layer.config.out, x.rows, layer.config.n, gap);
-  size_t bytes = 0;
-  if (kernel.workspace_bytes != nullptr) {
-    bytes = kernel.workspace_bytes(layer.config, device, x.rows);
-    EXPECT_LE(bytes, kernel.workspace_bytes(layer.config, device, x.rows + 1));
-  }
-  HostTensor workspace = HostTensor::allocate(DType::kU8, {static_cast<int64_t>(bytes) + 64});
-  std::memset(workspace.mutable_data() + bytes, Matrix::kGuard, 64);
-  std::vector<uint8_t> memory[2];
-  kernel.apply(layer.placed(kernel.layout, memory), x.view(), y.view(), {workspace.mutable_data(), bytes},
-               {});
-  EXPECT_TRUE(y.guards_hold()) << "wrote beside y";
-  for (int i = 0; i < 64; ++i) EXPECT_EQ(workspace.as<uint8_t>()[bytes + i], Matrix::kGuard) << "workspace";
-  return y;
-}
-
-// |y - truth| <= 2 (2 + sqrt(k)) u32 sum|x w| + u_out |truth|: fp32 accumulation loses about sqrt(k)
-// roundings, the scales and the bias two more, and the result is rounded once to its type.
-void expect_close(const Layer& layer, const Matrix& x, const Matrix& y) {
-  const double per_term = 2 * (2 + std::sqrt(static_cast<double>(layer.config.k))) * 0x1p-24;
-  std::vector<double> row(layer.config.k);
-  for (int64_t n = 0; n < layer.config.n; ++n) {
-    for (int64_t k = 0; k < layer.config.k; ++k) row[k] = layer.weight_at(n, k);
-    for (int64_t m = 0; m < x.rows; ++m) {
-      double truth = layer.bias.empty() ? 0 : layer.bias[n], terms = std::fabs(truth);
-      for (int64_t k = 0; k < layer.config.k; ++k) {
-        const double product = row[k] * x.at(m, k);
-        truth += product;
-        terms += std::fabs(product);
-      }
-      const double bound =
-          per_term * terms + unit_roundoff(y.dtype) * std::fabs(truth) + smallest_step(y.dtype);
-      const double error = std::fabs(y.at(m, n) - truth);
-      ASSERT_LE(error, bound) << "y[" << m << ", " << n << "] = " << y.at(m, n) << ", truth " << truth;
-    }
-  }
-}
+using namespace test;
 
 struct Pairing {
   QuantKey weight;
@@ -381,6 +187,7 @@ TEST_P(Conformance, CodesThatAreNotFiniteStayWhatTheyAre) {
       const double value = decode(dtype, &byte, 0);
       Layer layer{.config = config_of(kN, kK, {.dtype = dtype}, DType::kF32, DType::kF32, false)};
       if (std::isfinite(value) || !can_implement(kernel(), layer.config, device_)) continue;
+      layer.finite = false;
       layer.weight.resize(kN * kK, 0x38);
       layer.weight[kRow * kK + kCol] = byte;
       layer.grid = {1, 1};
@@ -437,6 +244,42 @@ TEST_P(Conformance, ARowHasTheSameBitsWhateverTokenCountAndThreads) {
   }
 }
 
+// Shapes that divide the work in each of the ways there are.
+TEST_P(Conformance, AnyNumberOfThreadsGivesTheSameBits) {
+  const struct {
+    int64_t n, k, m;
+    QuantKey key;
+  } kCases[] = {
+      {2100, 200, 20, {.group = kBlock128}},  // each of two threads packs x; more panels than take turns
+      {1030, 300, 5, {.group = kPerRow}},     // one packs x for itself, two pack it together
+      {64, 4096, 64, {.group = kPerRow}},     // more threads than panels: they share the tokens
+      {70, 100, 530, {.group = kPerRow}},     // more tokens than one block
+      {40, 1211, 64, {.group = {1, 604}}},    // groups longer than a chunk
+      {130, 604, 64, {.dtype = DType::kBF16}},
+  };
+  std::mt19937 random(7);
+  for (const auto& [n, k, m, key] : kCases) {
+    Layer layer = random_layer(config_of(n, k, key, DType::kF32, DType::kF32, true), random);
+    for (DType in : {DType::kF32, DType::kBF16}) {
+      Matrix x = random_matrix(in, m, k, 0, random);
+      for (Policy policy : {Policy::kAccuracy, Policy::kInvariant}) {
+        layer.config.in = in;
+        layer.config.policy = policy;
+        if (!can_implement(kernel(), layer.config, device_)) continue;
+        SCOPED_TRACE(group_text(key.group) + ", n = " + std::to_string(n) + ", in " +
+                     std::string(dtype_name(in)) + ", " + std::string(policy_name(policy)));
+        set_num_threads(1);
+        const Matrix alone = run(kernel(), device_, layer, x);
+        expect_close(layer, x, alone, 0, 61);
+        for (int threads : {2, 7}) {
+          set_num_threads(threads);
+          ASSERT_TRUE(run(kernel(), device_, layer, x).bytes == alone.bytes) << threads << " threads";
+        }
+      }
+    }
+  }
+}
+
 // -0, subnormals and 1e30 in x, scales at both ends of e8m0.
 Matrix extreme_matrix(DType dtype, int64_t rows, int64_t cols) {
   constexpr float kValues[] = {-0.0f, 0x1p-130f, 1e30f, -0x1p-149f, 0x1p-20f, 1.0f, -3e-5f, 1e-30f};
@@ -482,6 +325,54 @@ TEST_P(Conformance, TheLargestAndSmallestScalesWork) {
         }
         SCOPED_TRACE(group_text(group) + ", code " + std::to_string(code));
         expect_close(layer, x, run(kernel(), device_, layer, x));
+      }
+    }
+  }
+}
+
+// Dot products of bf16 may count what is below 2^-126 as zero, in x and in a product.
+TEST_P(Conformance, SubnormalActivationsAreRightOrZero) {
+  constexpr double kScale = 0x1p60;  // brings y to where it is no subnormal itself
+  std::mt19937 random(8);
+  for (DType in : kInOut) {
+    for (int64_t m : {1, 9, 100}) {
+      const LinearConfig config = config_of(70, 40, {.group = kPerTensor}, in, DType::kF32, false);
+      if (!can_implement(kernel(), config, device_)) continue;
+      Layer layer = random_layer(config, random);
+      encode(DType::kF32, layer.scale.data(), 0, static_cast<float>(kScale));
+      const bool subnormal_in_f32 = in != DType::kF16;
+      Matrix x(in, m, config.k, 0);
+      for (int64_t t = 0; t < m; ++t) {
+        for (int64_t c = 0; c < config.k; ++c) {
+          const double part = 1 - static_cast<double>(random() % 256) / 128;  // of the smallest normal number
+          x.set(t, c, static_cast<float>(part * 0.99 * (subnormal_in_f32 ? 0x1p-126 : 0x1p-14)));
+        }
+      }
+      const double allowed = subnormal_in_f32 ? config.k * 448 * 0x1p-126 * kScale : 0;
+      SCOPED_TRACE(std::string(dtype_name(in)) + ", m = " + std::to_string(m));
+      expect_close(layer, x, run(kernel(), device_, layer, x), allowed);
+    }
+  }
+}
+
+// Whether one scale is for all outputs of a panel or for one of them.
+TEST_P(Conformance, AScaleThatIsNaNMakesItsOutputsNaN) {
+  std::mt19937 random(9);
+  for (Group group : {kMx32, kBlock128}) {
+    for (int64_t m : {1, 5, 100}) {
+      const QuantKey key{.group = group, .scale_dtype = DType::kE8M0};
+      const LinearConfig config = config_of(300, 300, key, DType::kF32, DType::kF32, false);
+      if (!can_implement(kernel(), config, device_)) continue;
+      Layer layer = random_layer(config, random);
+      const int64_t row = layer.grid.rows / 2;
+      layer.scale[row * layer.grid.cols + 1] = 255;
+      Matrix x = random_matrix(DType::kF32, m, config.k, 0, random);
+      const Matrix y = run(kernel(), device_, layer, x);
+      for (int64_t t = 0; t < m; ++t) {
+        for (int64_t n = 0; n < config.n; ++n) {
+          ASSERT_EQ(std::isnan(y.at(t, n)), n / group.rows == row)
+              << group_text(group) << ": y[" << t << ", " << n << "] = " << y.at(t, n) << ", m = " << m;
+        }
       }
     }
   }

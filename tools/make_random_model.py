@@ -228,10 +228,15 @@ def main():
     parser.add_argument("--vocab", type=at_least(257), help="the model's own number if absent; 257 are tokens")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    if arguments.out.exists() and (not arguments.out.is_dir() or any(arguments.out.iterdir())):
-        parser.error(f"{arguments.out} exists and is not an empty directory; remove it or name another")
-    make_random_model(**vars(arguments))
+    try:
+        if arguments.out.exists() and (not arguments.out.is_dir() or any(arguments.out.iterdir())):
+            parser.error(f"{arguments.out} exists and is not an empty directory; remove it or name another")
+        make_random_model(**vars(arguments))
+    except OSError as error:
+        print(f"make_random_model: cannot write {arguments.out}: {error.strerror}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

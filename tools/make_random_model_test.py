@@ -33,6 +33,11 @@ class MakeRandomModelTest(unittest.TestCase):
     def run_program(self, *arguments):
         return subprocess.run([PROGRAM, *arguments], capture_output=True, text=True, errors="replace", check=False)
 
+    def run_tool(self, out):
+        tool = Path(__file__).with_name("make_random_model.py")
+        command = [sys.executable, "-B", tool, "--like", "qwen3-0.6b", out]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
     def test_codes_are_normal_values_without_nan(self):
         codes, deviation = normal_codes()
         self.assertEqual(len(codes), 256)
@@ -59,12 +64,16 @@ class MakeRandomModelTest(unittest.TestCase):
     def test_what_exists_is_kept(self):
         self.path.mkdir()
         Path(self.path, "mine").write_text("kept")
-        tool = Path(__file__).with_name("make_random_model.py")
-        command = [sys.executable, "-B", tool, "--like", "qwen3-0.6b", self.path]
-        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        ended = self.run_tool(self.path)
         self.assertEqual(ended.returncode, 2)
         self.assertIn("not an empty directory", ended.stderr)
         self.assertEqual([path.name for path in self.path.iterdir()], ["mine"])
+
+    def test_what_cannot_be_written_is_one_sentence(self):
+        self.path.write_text("a file")
+        ended = self.run_tool(self.path / "model")
+        self.assertEqual(ended.returncode, 1)
+        self.assertRegex(ended.stderr, r"\Amake_random_model: cannot write .*model/model: Not a directory\n\Z")
 
     @unittest.skipIf(PROGRAM is None, "no program was named")
     def test_the_program_runs_every_scheme(self):

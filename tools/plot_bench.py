@@ -2,14 +2,14 @@
 """Draws what `anyfp8 bench --json` measured.
 
 plot_bench.py [FILE ...] -o PICTURE reads the rows of the files, or of standard input, and writes one picture (.png, .svg
-or .pdf). Values are geometric means over the shapes. Left stand the token counts m that reading the weights limits, as the
-time to read the FP8 weights once in parts of the time taken; right those that arithmetic limits, in GFLOP/s. The dashed
-line is what the machine itself gave in the same run.
+or .pdf). All rows are of one device, number of threads, instruction set and type of activations. Values are geometric
+means over the shapes. Left stand the token counts m that reading the weights limits, as the time to read the weights of the
+first scheme once in parts of the time taken; right those that arithmetic limits, in GFLOP/s. The dashed line is what the
+machine itself gave in the same run. Without rows of its peak, reading limits where it takes half the time of the fastest.
 """
 import argparse
 import json
 import math
-import statistics
 import sys
 import textwrap
 from collections import defaultdict
@@ -18,21 +18,59 @@ from collections import defaultdict
 KERNEL_COLORS = ["#0072B2", "#56B4E9", "#009E73", "#004166", "#7FCDBB"]
 PEER_COLORS = ["#E69F00", "#D55E00", "#CC79A7", "#999999"]
 
+# What every row has.
+TEXTS = ("name", "device", "isa", "activations", "command")
+
+
+def is_positive(value):
+    """A number that can be divided by; a measured one is far inside."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 1e-9 <= value <= 1e18
+
+
+def fault_of(row):
+    """What keeps a row from being drawn, or None."""
+    if not isinstance(row, dict) or row.get("schema_version") != 1:
+        return "is no row of `anyfp8 bench --json`"
+    kind = row.get("type")
+    texts, numbers = [*TEXTS], ["threads", "m"]
+    if kind in ("kernel", "peer", "read", "peak"):
+        numbers += ["n", "k"]
+        if "refused" not in row:
+            numbers += ["us"] if kind == "read" else ["us", "gflop_per_s"]
+        texts += ["scheme"] if kind == "kernel" else []
+    elif kind != "mean":
+        return "has a type that `anyfp8 bench --json` does not write"
+    for key in texts:
+        if not isinstance(row.get(key), str):
+            return f"has no text {key}"
+    for key in numbers:
+        if not is_positive(row.get(key)):
+            return f"has no positive number {key}"
+    return None
+
 
 def read_rows(texts):
-    """The rows of `bench --json`; ValueError with a sentence for anything else."""
-    rows = []
+    """The rows of `bench --json`, all of the same machine and activations; ValueError with a sentence for anything else."""
+    rows, sources = [], {}
     for name, text in texts:
         for number, line in enumerate(text.splitlines(), 1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 row = None
-            if not isinstance(row, dict) or row.get("schema_version") != 1 or "type" not in row:
-                raise ValueError(f"{name}:{number} is no row of `anyfp8 bench --json`")
+            if fault := fault_of(row):
+                raise ValueError(f"{name}:{number} {fault}")
+            if row["type"] in ("read", "peak"):
+                case = (row["type"], row["n"], row["k"], row["m"])
+                if case in sources:
+                    raise ValueError(f"{name}:{number} repeats {sources[case]}; give the rows of one run")
+                sources[case] = f"{name}:{number}"
             rows.append(row)
+    runs = sorted({f"{r['device']} ({r['isa']}), {r['threads']} threads, activations {r['activations']}" for r in rows})
+    if len(runs) > 1:
+        raise ValueError(f"the rows are of different runs, which one picture would mix: {'; '.join(runs)}")
     return rows
 
 
@@ -41,38 +79,41 @@ def geometric_mean(values):
 
 
 def summarize(rows):
-    """What one panel row shows, of rows with the same activations:
-    (reading, computing), each {label: {m: value}} and the labels of kernels; then the peak in GFLOP/s and its name."""
-    limits = {(row["type"], row["n"], row["k"], row["m"]): row for row in rows if row["type"] in ("read", "peak")}
-    schemes = {row["scheme"] for row in rows if row["type"] == "kernel"}
+    """(reading, computing), each {label: {m: value}}, and the labels of kernels; then the row of the machine's peak that is
+    the median, or None."""
+    timed = [row for row in rows if row["type"] != "mean" and "refused" not in row]
+    reads = {(row["n"], row["k"], row["m"]): row for row in timed if row["type"] == "read"}
+    peaks = sorted((row for row in timed if row["type"] == "peak"), key=lambda row: row["gflop_per_s"])
+    workers = [row for row in timed if row["type"] in ("kernel", "peer")]
+    if not workers:
+        raise ValueError("no row of a kernel or peer is among the input")
+    peak = peaks[len(peaks) // 2] if peaks else None
+    schemes = {row["scheme"] for row in workers if row["type"] == "kernel"}
     parts, speeds, kernels = defaultdict(lambda: defaultdict(list)), defaultdict(lambda: defaultdict(list)), []
     read_limited = defaultdict(list)
-    for row in rows:
-        if row["type"] not in ("kernel", "peer") or "us" not in row:
-            continue
-        case = (row["n"], row["k"], row["m"])
-        if ("read", *case) not in limits or ("peak", *case) not in limits:
-            raise ValueError("the rows of the machine's limits are missing; give the whole output of `anyfp8 bench --json`")
-        read, peak = limits["read", *case], limits["peak", *case]
+    for row in workers:
+        read = reads.get((row["n"], row["k"], row["m"]))
+        if read is None:
+            raise ValueError("the rows of type read are missing; give the whole output of `anyfp8 bench --json`")
         label = row["name"]
         if row["type"] == "kernel":
             label += f", {row['scheme']}" if len(schemes) > 1 else ""
             kernels += [label] if label not in kernels else []
-        parts[label][row["m"]].append(row["of_read"] if row["type"] == "kernel" else read["us"] / row["us"])
+        parts[label][row["m"]].append(read["us"] / row["us"])
         speeds[label][row["m"]].append(row["gflop_per_s"])
-        flops = row["gflop_per_s"] * row["us"]
-        read_limited[row["m"]].append(read["us"] * peak["gflop_per_s"] / flops)
-    if not parts:
-        raise ValueError("no row of a kernel or peer is among the input")
-    peaks = [row for row in limits.values() if row["type"] == "peak"]
+        if peak is not None:
+            flops = row["gflop_per_s"] * row["us"]
+            read_limited[row["m"]].append(read["us"] * peak["gflop_per_s"] / flops)
 
     def chosen(values, wanted):
         means = {label: {m: geometric_mean(v) for m, v in by_m.items() if wanted(m)} for label, by_m in values.items()}
         return {label: by_m for label, by_m in means.items() if by_m}
 
-    small = {m for m, ratios in read_limited.items() if geometric_mean(ratios) > 1}
-    return (chosen(parts, lambda m: m in small), chosen(speeds, lambda m: m not in small), kernels,
-            statistics.median(row["gflop_per_s"] for row in peaks), peaks[0]["name"])
+    if peak is not None:
+        small = {m for m, ratios in read_limited.items() if geometric_mean(ratios) > 1}
+    else:
+        small = {m for by_m in parts.values() for m, part in by_m.items() if geometric_mean(part) > 0.5}
+    return chosen(parts, lambda m: m in small), chosen(speeds, lambda m: m not in small), kernels, peak
 
 
 def draw_bars(axes, values, kernels, colors, percent):
@@ -105,41 +146,40 @@ def draw_roof(axes, height, top):
     axes.set_ylim(0, max(top, height) * 1.1)
 
 
-def draw(rows, picture, pyplot):
-    by_type = {}
-    for row in rows:
-        by_type.setdefault(row["activations"], []).append(row)
-    summaries = {activations: summarize(part) for activations, part in by_type.items()}
-    lines = sorted({f"{row['device']}, {row['threads']} thread{'s' if row['threads'] > 1 else ''}" for row in rows})
+def draw(rows, summary, picture, pyplot):
+    reading, computing, kernels, peak = summary
+    first = rows[0]
+    scheme = next((row["scheme"] for row in rows if row["type"] == "kernel"), "kernels'")
     commands = "\n".join(textwrap.fill(command, 150) for command in dict.fromkeys(row["command"] for row in rows))
     head_inches = 0.75 + 0.17 * commands.count("\n")
-    inches = 3.9 * len(summaries) + head_inches
-    all_kernels = list(dict.fromkeys(label for summary in summaries.values() for label in summary[2]))
-    all_peers = sorted({row["name"] for row in rows if row["type"] == "peer"})
-    colors = {label: KERNEL_COLORS[i % len(KERNEL_COLORS)] for i, label in enumerate(all_kernels)}
-    colors.update({label: PEER_COLORS[i % len(PEER_COLORS)] for i, label in enumerate(all_peers)})
-    figure, grid = pyplot.subplots(len(summaries), 2, figsize=(12.5, inches), squeeze=False)
-    for (activations, (reading, computing, kernels, peak, peak_name)), (left, right) in zip(summaries.items(), grid):
-        labels = list(dict.fromkeys([*reading, *computing]))
-        for axes, values, percent in ((left, reading, True), (right, computing, False)):
-            if not values:
-                axes.set_visible(False)
-                continue
-            top = draw_bars(axes, values, kernels, colors, percent)
-            if percent:
-                draw_roof(axes, 100, top)
-                axes.set_ylabel("time to read the FP8 weights / time, %")
-                roof = "reading the FP8 weights once"
-            else:
-                draw_roof(axes, peak, top)
-                axes.set_ylabel("GFLOP/s")
-                roof = f"{peak_name} alone, {peak:.0f} GFLOP/s"
-            axes.set_title(f"activations {activations}; dashed: {roof}", fontsize=10)
-        handles = [pyplot.Rectangle((0, 0), 1, 1, color=colors[label]) for label in labels]
-        shown = left if reading else right
-        shown.legend(handles, labels, loc="upper left", bbox_to_anchor=(0, -0.09), ncol=4, fontsize=8, frameon=False,
-                     borderaxespad=0, handlelength=1.2)
-    figure.text(0.5, 1 - 0.12 / inches, "anyfp8 on " + "; ".join(lines), ha="center", va="top", fontsize=12)
+    inches = 3.9 + head_inches
+    labels = list(dict.fromkeys([*reading, *computing]))
+    peers = [label for label in labels if label not in kernels]
+    colors = {label: KERNEL_COLORS[i % len(KERNEL_COLORS)] for i, label in enumerate(kernels)}
+    colors.update({label: PEER_COLORS[i % len(PEER_COLORS)] for i, label in enumerate(sorted(peers))})
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(12.5, inches))
+    for axes, values in ((left, reading), (right, computing)):
+        if not values:
+            axes.set_visible(False)
+            continue
+        top = draw_bars(axes, values, kernels, colors, percent=axes is left)
+        title = f"activations {first['activations']}"
+        if axes is left:
+            draw_roof(axes, 100, top)
+            axes.set_ylabel(f"time to read the {scheme} weights once / time, %")
+            title += f"; dashed: reading the {scheme} weights once"
+        else:
+            axes.set_ylabel("GFLOP/s")
+            if peak is not None:
+                draw_roof(axes, peak["gflop_per_s"], top)
+                title += f"; dashed: {peak['name']} alone, {peak['gflop_per_s']:.0f} GFLOP/s"
+        axes.set_title(title, fontsize=10)
+    handles = [pyplot.Rectangle((0, 0), 1, 1, color=colors[label]) for label in labels]
+    shown = left if reading else right
+    shown.legend(handles, labels, loc="upper left", bbox_to_anchor=(0, -0.09), ncol=4, fontsize=8, frameon=False,
+                 borderaxespad=0, handlelength=1.2)
+    head = f"anyfp8 on {first['device']}, {first['threads']} thread{'s' if first['threads'] > 1 else ''}"
+    figure.text(0.5, 1 - 0.12 / inches, head, ha="center", va="top", fontsize=12)
     figure.text(0.5, 1 - 0.4 / inches, commands, ha="center", va="top", fontsize=8, family="monospace", color="#444444")
     figure.tight_layout(rect=(0, 0, 1, 1 - head_inches / inches), h_pad=2, w_pad=2)
     figure.savefig(picture, dpi=150)
@@ -161,6 +201,7 @@ def main(arguments):
         rows = read_rows(texts)
         if not rows:
             raise ValueError("there are no rows to draw")
+        summary = summarize(rows)
         try:
             import matplotlib
         except ImportError:
@@ -168,7 +209,7 @@ def main(arguments):
         matplotlib.use("Agg")
         from matplotlib import pyplot
 
-        draw(rows, options.output, pyplot)
+        draw(rows, summary, options.output, pyplot)
     except (OSError, ValueError) as error:
         print(f"plot_bench: {error}", file=sys.stderr)
         return 1

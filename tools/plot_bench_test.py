@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""What plot_bench.py makes of rows, and its sentences; needs no matplotlib."""
+"""What plot_bench.py makes of rows, and its sentences; draws only where there is matplotlib."""
 import contextlib
 import io
 import json
+import math
 import sys
 import tempfile
 import unittest
@@ -15,12 +16,12 @@ import plot_bench
 def row(kind, name, m, us, shape=(64, 64), **more):
     n, k = shape
     flops = 2 * m * n * k
-    return {"schema_version": 1, "type": kind, "name": name, "activations": "bf16", "device": "CPU", "threads": 2,
-            "command": "anyfp8 bench", "n": n, "k": k, "m": m, "us": us, "gflop_per_s": flops / us * 1e-3, **more}
+    return {"schema_version": 1, "type": kind, "name": name, "activations": "bf16", "device": "CPU", "isa": "avx2",
+            "threads": 2, "command": "anyfp8 bench", "n": n, "k": k, "m": m, "us": us, "gflop_per_s": flops / us * 1e-3, **more}
 
 
 def case(m, kernel_us, peer_us, **more):
-    return [row("kernel", "ours", m, kernel_us, scheme="channel", of_read=1 / kernel_us, **more),
+    return [row("kernel", "ours", m, kernel_us, scheme="channel", **more),
             row("peer", "theirs", m, peer_us, **more), row("read", "read", m, 1, **more),
             {**row("peak", "dot", m, 1, **more), "gflop_per_s": 100}]
 
@@ -28,12 +29,21 @@ def case(m, kernel_us, peer_us, **more):
 class PlotBenchTest(unittest.TestCase):
     def test_few_tokens_are_read_limited_and_many_compute_limited(self):
         # A pass over the weights takes 1 us, a token's arithmetic 0.08 us.
-        reading, computing, kernels, peak, peak_name = plot_bench.summarize(case(1, 1.25, 4) + case(100, 16, 8))
+        reading, computing, kernels, peak = plot_bench.summarize(case(1, 1.25, 4) + case(100, 16, 8))
         self.assertEqual({label: list(by_m) for label, by_m in reading.items()}, {"ours": [1], "theirs": [1]})
         self.assertAlmostEqual(reading["ours"][1], 0.8)
         self.assertAlmostEqual(reading["theirs"][1], 0.25)
         self.assertAlmostEqual(computing["theirs"][100], 2 * 100 * 64 * 64 / 8 * 1e-3)
-        self.assertEqual((kernels, peak, peak_name), (["ours"], 100, "dot"))
+        self.assertEqual((kernels, peak["gflop_per_s"], peak["name"]), (["ours"], 100, "dot"))
+
+    def test_without_a_peak_the_time_of_reading_divides_the_sides(self):
+        rows = [row for row in case(1, 1.25, 4) + case(100, 16, 8) if row["type"] != "peak"]
+        reading, computing, _, peak = plot_bench.summarize(rows)
+        self.assertEqual((list(reading["ours"]), list(computing["ours"]), peak), ([1], [100], None))
+
+    def test_a_kernel_of_wider_weights_is_measured_against_the_same_reading(self):
+        wide = row("kernel", "ours", 1, 4, scheme="bf16", of_read=0.5)
+        self.assertAlmostEqual(plot_bench.summarize([*case(1, 2, 4), wide])[0]["ours, bf16"][1], 0.25)
 
     def test_shapes_are_averaged_geometrically(self):
         rows = case(1, 2, 4) + case(1, 8, 16, shape=(64, 128))
@@ -56,9 +66,44 @@ class PlotBenchTest(unittest.TestCase):
         self.assertEqual(errors.getvalue().count("\n"), 1)
 
     def test_what_is_wrong_is_one_sentence(self):
-        self.expect_failure("rows:2 is no row", json.dumps(case(1, 2, 4)[0]) + "\nnonsense\n")
+        good = case(1, 2, 4)
+        self.expect_failure("rows:2 is no row", json.dumps(good[0]) + "\nnonsense\n")
+        self.expect_failure("is no row", "[" * 100_000)
         self.expect_failure("no rows to draw", "\n")
-        self.expect_failure("python3-matplotlib", json.dumps(case(1, 2, 4)[0]), matplotlib=None)
+        self.expect_failure("of type read are missing", json.dumps(good[0]))
+        self.expect_failure("no row of a kernel", json.dumps(good[2]))
+        self.expect_failure("python3-matplotlib", "\n".join(map(json.dumps, good)), matplotlib=None)
+
+    def test_a_row_without_what_is_drawn_is_one_sentence(self):
+        for number, source in enumerate(case(1, 2, 4)):
+            for key in source:
+                if key == "gflop_per_s" and source["type"] == "read":
+                    continue
+                for wrong in ({}, {key: 0}, {key: None}, {key: [1]}, {key: -1}, {key: math.nan}, {key: 10**400}):
+                    with self.subTest(type=source["type"], key=key, wrong=wrong):
+                        rows = case(1, 2, 4)
+                        rows[number] = {**{k: v for k, v in source.items() if k != key}, **wrong}
+                        self.expect_failure(f"rows:{number + 1} ", "\n".join(map(json.dumps, rows)))
+
+    def test_rows_of_different_runs_are_not_mixed(self):
+        good = case(1, 2, 4)
+        for key, other in (("device", "GPU"), ("threads", 3), ("isa", "neon"), ("activations", "f32")):
+            with self.subTest(key):
+                rows = good + [{**line, key: other} for line in case(2, 2, 4)]
+                self.expect_failure("different runs", "\n".join(map(json.dumps, rows)))
+        self.expect_failure("rows:3; give the rows of one run", "\n".join(map(json.dumps, good * 2)))
+
+    def test_a_picture_is_drawn(self):
+        try:
+            import matplotlib  # noqa: F401
+        except ImportError:
+            self.skipTest("there is no matplotlib")
+        for rows in (case(1, 1.25, 4) + case(100, 16, 8), case(1, 1.25, 4)[:3]):
+            with tempfile.TemporaryDirectory() as folder:
+                Path(folder, "rows").write_text("\n".join(map(json.dumps, rows)))
+                picture = Path(folder, "p.svg")
+                self.assertEqual(plot_bench.main([str(Path(folder, "rows")), "-o", str(picture)]), 0)
+                self.assertIn("time to read the channel weights once / time", picture.read_text())
 
 
 if __name__ == "__main__":

@@ -1,11 +1,19 @@
 #include "anyfp8/base/tensor.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "anyfp8/base/error.h"
+#include "anyfp8/base/mapped_file.h"
+#include "anyfp8/base/text.h"
 
 namespace anyfp8 {
 namespace {
@@ -19,6 +27,49 @@ TEST(HostTensor, AllocatedMemoryIsZeroAlignedAndShared) {
   const HostTensor copy = tensor;
   tensor.mutable_data()[0] = std::byte{1};
   EXPECT_EQ(copy.data()[0], std::byte{1});
+}
+
+// Large memory comes from the system in another way.
+TEST(HostTensor, LargeMemoryIsZeroAlignedAndWritableToTheEnd) {
+  HostTensor tensor = HostTensor::allocate(DType::kU8, {3 << 20});
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(tensor.data()) % 64, 0u);
+  EXPECT_TRUE(std::ranges::all_of(tensor.bytes(), [](std::byte b) { return b == std::byte{0}; }));
+  std::ranges::fill_n(tensor.mutable_data(), 3 << 20, std::byte{7});
+  tensor.release(0, tensor.size_bytes());  // no mapped file: keeps what was written
+  EXPECT_TRUE(std::ranges::all_of(tensor.bytes(), [](std::byte b) { return b == std::byte{7}; }));
+}
+
+// KiB in memory of the mapping that begins at `address`; 0 where the system does not say.
+int64_t resident_kib(const void* address) {
+  std::ifstream smaps("/proc/self/smaps");
+  const std::string begin = fmt::format("{:x}-", reinterpret_cast<uintptr_t>(address));
+  bool inside = false;
+  for (std::string line; std::getline(smaps, line);) {
+    if (line.find('-') < line.find(' ')) inside = line.starts_with(begin);
+    if (inside && line.starts_with("Rss:")) return std::stoll(line.substr(4));
+  }
+  return 0;
+}
+
+TEST(HostTensor, ReleasedPagesOfAFileLeaveMemoryAndReadTheSameAgain) {
+  constexpr int64_t kBytes = 1 << 20;
+  std::string text(kBytes, '\0');
+  for (size_t i = 0; i < text.size(); ++i) text[i] = static_cast<char>(i * 7 + i / 4096);
+  const auto path = std::filesystem::temp_directory_path() / fmt::format("anyfp8_tensor_{}", ::getpid());
+  std::ofstream(path, std::ios::binary) << text;
+  const auto file = MappedFile::open(path);
+  std::filesystem::remove(path);  // the mapping keeps it
+  const HostTensor tensor = HostTensor::borrow_file(DType::kU8, {kBytes}, file->bytes().data(), file);
+  const auto same = [&] { return std::memcmp(tensor.data(), text.data(), text.size()) == 0; };
+  EXPECT_TRUE(same());
+  const int64_t before = resident_kib(tensor.data());
+  tensor.release(100, kBytes - 100);
+  const int64_t after = resident_kib(tensor.data());
+  EXPECT_TRUE(same());
+  if (before == 0) GTEST_SKIP() << "an emulator does not say what is in memory";
+  EXPECT_EQ(before, kBytes / 1024);
+  // The pages at both ends hold bytes that were not released.
+  EXPECT_EQ(after, 2 * ::sysconf(_SC_PAGESIZE) / 1024);
 }
 
 TEST(HostTensor, BorrowedMemoryIsReadOnlyAndKeptAlive) {

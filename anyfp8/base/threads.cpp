@@ -53,6 +53,11 @@ void set_num_threads(int count) {
   setting().store(count, std::memory_order_relaxed);
 }
 
+int useful_threads(double work_ns) noexcept {
+  constexpr double kNsPerThread = 10000;  // twice what waking one takes
+  return static_cast<int>(std::clamp(work_ns / kNsPerThread, 1.0, static_cast<double>(num_threads())));
+}
+
 IndexRange static_split(int64_t count, int64_t granule, int part, int parts) noexcept {
   const int64_t granules = (count + granule - 1) / granule;
   const int64_t begin = granules * part / parts * granule;

@@ -11,6 +11,9 @@ namespace anyfp8 {
 ANYFP8_API int num_threads() noexcept;
 ANYFP8_API void set_num_threads(int count);  // Error(kInvalidArgument) below 1 or above 1024
 
+// Threads worth waking for work that takes one of them so long: up to num_threads(), one for each 10 us.
+int useful_threads(double work_ns) noexcept;
+
 // Part `part` of `parts` of [0, count), in contiguous ranges of whole multiples of `granule`.
 struct IndexRange {
   int64_t begin, end;

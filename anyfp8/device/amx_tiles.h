@@ -2,9 +2,8 @@
 
 namespace anyfp8 {
 
-// Asks the operating system for tile registers, once, for every thread of the process; false where it refuses
-// or there are none. From then on signal frames are larger by 8 KiB, which is why nobody asks before the
-// first use. Any thread may call it.
+// Asks Linux for tile registers, once, for every thread of the process; false where it refuses or there are
+// none. From then on signal frames are larger by 8 KiB. Any thread may call it.
 bool obtain_amx_tiles() noexcept;
 
 }  // namespace anyfp8

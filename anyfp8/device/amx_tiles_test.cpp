@@ -7,7 +7,6 @@
 namespace anyfp8 {
 namespace {
 
-// detect_isa() only asks what the system would grant; a kernel is chosen by that answer.
 TEST(AmxTiles, AreGrantedWhereTheIsaHasThem) {
   const CpuIsa isa = detect_isa();
   if (!isa.amx_bf16) GTEST_SKIP() << "this CPU has " << isa_text(isa);

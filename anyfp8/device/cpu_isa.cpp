@@ -1,11 +1,10 @@
 #include "anyfp8/device/cpu_isa.h"
 
 #include "anyfp8/base/text.h"
+#include "anyfp8/device/amx_tiles.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 #elif defined(__aarch64__)
 #include <sys/auxv.h>
 #endif
@@ -46,14 +45,6 @@ constexpr Flag kFlags[] = {
 };
 
 #if defined(__x86_64__)
-// Linux hands tile registers out on request only. Asking what it would grant changes nothing in the process.
-bool kernel_grants_tiles() {
-  constexpr long kGetSupportedFeatures = 0x1021;  // ARCH_GET_XCOMP_SUPP
-  constexpr uint64_t kTileData = uint64_t{1} << 18;
-  uint64_t features = 0;
-  return syscall(SYS_arch_prctl, kGetSupportedFeatures, &features) == 0 && (features & kTileData) != 0;
-}
-
 bool has_f16c() {  // clang 14 does not know the name
   unsigned a = 0, b = 0, c = 0, d = 0;
   return __get_cpuid(1, &a, &b, &c, &d) != 0 && ((c >> 29) & 1) != 0;
@@ -63,7 +54,7 @@ bool has_amx_bf16() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
   const bool bf16 = (d >> 22) & 1, tile = (d >> 24) & 1;
-  return bf16 && tile && kernel_grants_tiles();
+  return bf16 && tile && obtain_amx_tiles();
 }
 #endif
 

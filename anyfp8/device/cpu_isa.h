@@ -16,7 +16,7 @@ struct IsaLevel {
 // "scalar" first, then each family from weak to strong.
 std::span<const IsaLevel> isa_levels();
 
-// What the processor has and the operating system lets a process use.
+// What the processor has and the operating system lets this process use; asks Linux for AMX tiles, once.
 CpuIsa detect_isa();
 
 // The flags that both have.

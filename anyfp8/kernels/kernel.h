@@ -46,8 +46,10 @@ struct PlacedWeight {
   LinearConfig config;
   Layout layout = Layout::kRowMajor;
   const void* data = nullptr;   // [n, k] in `layout`
-  const void* scale = nullptr;  // [grid.rows, grid.cols], scheme.weight.scale_dtype; null without scales
+  const void* scale = nullptr;  // [grid.rows, grid.cols], scheme.weight.scale_dtype; null without scales. In
+                                // kPanel64 panel by panel, see Layout
   Grid grid{0, 0};
+  bool finite_codes = false;           // check_weight() was passed: no code is NaN or infinite
   const float* bias = nullptr;         // [n], or null
   const float* input_scale = nullptr;  // one static activation scale, or null
 };

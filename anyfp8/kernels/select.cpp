@@ -17,10 +17,6 @@ bool contains(std::span<const T> items, const T& item) {
   return std::find(items.begin(), items.end(), item) != items.end();
 }
 
-std::string_view layout_text(Layout layout) {
-  return layout == Layout::kRowMajor ? "row_major" : "k64_shuffled";
-}
-
 std::string device_text(const Device& device) {
   if (device.kind == DeviceKind::kCpu) return fmt::format("cpu ({})", isa_text(device.isa));
   const std::string name = device.name.empty() ? "" : fmt::format(" ({})", device.name);
@@ -129,7 +125,7 @@ std::string passed_over(const Candidate& candidate, const std::vector<RangeChoic
   if (candidate.tokens.empty()) return "able, but not meant for any m on this device";
   if (!same_layout(*candidate.kernel, first, config)) {
     return fmt::format("able, but reads {} weights, and the layer's lie {} for {}",
-                       layout_text(candidate.kernel->layout), layout_text(first.layout), first.name);
+                       layout_name(candidate.kernel->layout), layout_name(first.layout), first.name);
   }
   if (config.policy == Policy::kInvariant) {
     return fmt::format("able, but a row must give the same bits at every m, so {} serves them all",

@@ -74,6 +74,7 @@ PlacedWeight HostWeight::view(const LinearConfig& config) const {
   if (is_float8(config.scheme.weight.dtype)) {
     placed.grid = scale_grid(config.scheme.weight.group, n_, k_);
   }
+  placed.finite_codes = true;
   placed.bias = bias_.as<float>();
   placed.input_scale = weight_.input_scale ? &*weight_.input_scale : nullptr;
   return placed;
@@ -88,8 +89,8 @@ HostTensor HostWeight::dequantize(int64_t row_begin, int64_t row_end) const {
   // As a row-major weight of its own, which begins where a group of rows does.
   const QuantKey& key = weight_.scheme.weight;
   const PanelShape shape = panel_shape(key, n_, k_);
-  const int64_t rows_per_group = key.group.rows == 0 ? n_ : key.group.rows;
-  const int64_t first_group = row_begin / rows_per_group, first_row = first_group * rows_per_group;
+  const int64_t first_group = key.group.rows == 0 ? 0 : row_begin / key.group.rows;
+  const int64_t first_row = key.group.rows == 0 ? row_begin : first_group * key.group.rows;
   const Grid grid = scale_grid(key.group, n_, k_);
   HostTensor scale = HostTensor::allocate(key.scale_dtype, {grid.rows, grid.cols});
   unpack_scales(key, shape, packed_scale_.data(), scale.mutable_data());

@@ -5,7 +5,6 @@
 
 #include "anyfp8/base/log.h"
 #include "anyfp8/base/text.h"
-#include "anyfp8/device/amx_tiles.h"
 #include "anyfp8/device/cpu_isa.h"
 #include "anyfp8/linear/host_weight.h"
 
@@ -26,11 +25,6 @@ void check_matrix(const TensorView& view, const char* name, int64_t rows, int64_
 void check_presence(const Device& device) {
   if (device.kind != DeviceKind::kCpu) return;  // a build with CUDA asks its driver
   const CpuIsa here = detect_isa();
-  if (device.isa.amx_bf16 && here.amx_bf16 && !obtain_amx_tiles()) {
-    throw fail(ErrorCode::kUnsupported,
-               "Linux offers AMX tile registers and does not give them to this process; set "
-               "ANYFP8_ISA=avx512_bf16");
-  }
   if (common_isa(here, device.isa) == device.isa) return;
   throw fail(ErrorCode::kUnsupported,
              "{} describes a CPU with {}, and this one has {}; it can be planned for, not run on",
@@ -78,8 +72,8 @@ Linear Linear::create(const Device& device, Fp8Weight weight, const LinearOption
   check_presence(device);
   check_weight(weight);
   if (weight.layout != Layout::kRowMajor) {
-    throw fail(ErrorCode::kInvalidArgument,
-               "a layer is made from a row-major weight; this one is already shuffled");
+    throw fail(ErrorCode::kInvalidArgument, "a layer is made from a row-major weight; this one is {}",
+               layout_name(weight.layout));
   }
   if (select.ignore_build) {
     throw fail(ErrorCode::kInvalidArgument,
@@ -89,8 +83,8 @@ Linear Linear::create(const Device& device, Fp8Weight weight, const LinearOption
   Selection selection = select_kernel(device, config, select);
   const Kernel& first = *selection.ranges.front().kernel;
   if (weight.quantized() && !HostWeight::can_hold(first.layout)) {
-    throw fail(ErrorCode::kUnsupported, "{} reads weights shuffled for a GPU, and {} cannot hold them",
-               first.name, device.name);
+    throw fail(ErrorCode::kUnsupported, "{} reads weights in the layout {}, which {} does not hold",
+               first.name, layout_name(first.layout), device.name);
   }
   say_if_input_scale_is_ignored(weight, selection);
   auto state = std::unique_ptr<State>(

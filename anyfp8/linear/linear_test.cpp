@@ -121,7 +121,7 @@ TEST(Linear, ReadsTensorsAtAnyAddress) {
                                     quantize(wave(70, 161, 0.11), QuantizeScheme::kChannel)};
   for (const DType dtype : {DType::kBF16, DType::kF16, DType::kF32}) {
     Fp8Weight wide;
-    wide.scheme.weight = {dtype};
+    wide.scheme.weight = {.dtype = dtype};
     wide.data = test::filled(dtype, {70, 161}, 0.75f);
     weights.push_back(wide);
   }
@@ -148,24 +148,32 @@ TEST(Linear, UpdateReplacesTheValuesAndNothingElse) {
   expect_close(linear, second, 2);
 }
 
+// Large enough that several threads have work, and tokens for both ways to multiply.
 TEST(Linear, ThreadsDoNotChangeABit) {
-  const Fp8Weight w = quantize(wave(513, 300, 0.1), QuantizeScheme::kBlock);
-  const Linear linear = Linear::create(cpu_device(), w, kFloat);
-  const HostTensor x = wave(7, 300, 0.3);
+  constexpr int64_t kN = 2100, kK = 604;
+  const Fp8Weight w = quantize(wave(kN, kK, 0.1), QuantizeScheme::kBlock);
   const int before = num_threads();
-  std::vector<std::vector<float>> results;
-  for (int threads : {1, 2, 5}) {
-    set_num_threads(threads);
-    std::vector<float> y(7 * 513);
-    Workspace workspace(linear.device());
-    workspace.reserve(linear.workspace_bytes(7));
-    linear.apply({const_cast<std::byte*>(x.data()), DType::kF32, 7, 300, 300},
-                 {y.data(), DType::kF32, 7, 513, 513}, workspace);
-    results.push_back(y);
+  for (const DType in : {DType::kF32, DType::kBF16}) {
+    for (const Policy policy : {Policy::kAccuracy, Policy::kInvariant}) {
+      const Linear linear = Linear::create(cpu_device(), w, {.in = in, .out = DType::kF32, .policy = policy});
+      for (const int64_t m : {13, 64}) {
+        const HostTensor floats = wave(m, kK, 0.3);
+        const HostTensor x = test::values(in, {m, kK}, {floats.as<float>(), floats.as<float>() + m * kK});
+        std::vector<float> expected;
+        for (const int threads : {1, 2, 5}) {
+          set_num_threads(threads);
+          std::vector<float> y(static_cast<size_t>(m * kN));
+          Workspace workspace(linear.device());
+          workspace.reserve(linear.workspace_bytes(m));
+          linear.apply({const_cast<std::byte*>(x.data()), in, m, kK, kK}, {y.data(), DType::kF32, m, kN, kN},
+                       workspace);
+          if (threads == 1) expected = y;
+          EXPECT_TRUE(y == expected) << dtype_name(in) << ", m = " << m << ", threads " << threads;
+        }
+      }
+    }
   }
   set_num_threads(before);
-  EXPECT_EQ(results[0], results[1]);
-  EXPECT_EQ(results[0], results[2]);
 }
 
 TEST(LinearRefuses, AtCreation) {

@@ -107,6 +107,15 @@ void check_scale_values(const Fp8Weight& w, bool with_data) {
 
 }  // namespace
 
+std::string_view layout_name(Layout layout) noexcept {
+  switch (layout) {
+    case Layout::kRowMajor: return "row_major";
+    case Layout::kPanel64: return "panel64";
+    case Layout::kK64Shuffled: return "k64_shuffled";
+  }
+  return "unknown";
+}
+
 void check_scheme(const Fp8Weight& weight) {
   check_structure(weight);
   if (weight.quantized()) check_scale_values(weight, false);
@@ -144,8 +153,8 @@ HostTensor dequantize(const Fp8Weight& weight, int64_t row_begin, int64_t row_en
                row_end, weight.n());
   }
   if (weight.layout != Layout::kRowMajor) {
-    throw fail(ErrorCode::kInvalidArgument,
-               "dequantize() reads row-major weights; this one is shuffled for a device");
+    throw fail(ErrorCode::kInvalidArgument, "dequantize() reads row-major weights; this one is {}",
+               layout_name(weight.layout));
   }
   const int64_t k = weight.k();
   HostTensor result = HostTensor::allocate(DType::kF32, {row_end - row_begin, k});

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string_view>
 
 #include "anyfp8/base/export.h"
 #include "anyfp8/base/tensor.h"
@@ -12,10 +13,13 @@ namespace anyfp8 {
 // Where a weight's bytes lie. Named, and never inferred from a shape.
 enum class Layout : uint8_t {
   kRowMajor,     // [n, k], k fastest: the checkpoint's own bytes
-  kPanel64,      // 8-bit codes in panels of 64 outputs, see kernels/common/panel64.h
+  kPanel64,      // 8-bit codes in panels of 64 outputs for the vector units of CPUs: internal, as
+                 // kernels/common/panel64.h draws it
   kK64Shuffled,  // [n, k]: position 16t + 4s + j of each 64-byte chunk of a row holds k = 16s + 2t + (j >> 1)
                  // + 8 (j & 1)
 };
+
+ANYFP8_API std::string_view layout_name(Layout layout) noexcept;  // "row_major", "panel64", "k64_shuffled"
 
 // The one form every dialect becomes:
 //   y[m, n] = x[m, k] · (data[n, k] * scale)ᵀ + bias[n]

@@ -27,8 +27,8 @@ void check_parts(std::span<const Fp8Weight> parts) {
       throw differs("dtype", dtype_name(part.data.dtype()), dtype_name(first.data.dtype()));
     }
     if (part.layout != Layout::kRowMajor) {
-      throw fail(ErrorCode::kInvalidArgument,
-                 "weight {} is shuffled for a device; only row-major weights are merged", i);
+      throw fail(ErrorCode::kInvalidArgument, "weight {} is {}; only row-major weights are merged", i,
+                 layout_name(parts[i].layout));
     }
     if (part.bias.defined() != first.bias.defined()) {
       throw differs("bias:", part.bias.defined(), first.bias.defined());

@@ -47,14 +47,14 @@ class Chunks {
 // bf16 parts whose sum is x exactly: 24 bits of fp32 in three of 8, 11 bits of fp16 in two.
 int split_parts(DType in) { return in == DType::kBF16 ? 1 : in == DType::kF16 ? 2 : 3; }
 
-// How a call is done: which multiplication, and over how many rows of bf16 or fp32 in all.
+// How a call is done: which multiplication, and over how many rows, bf16 or fp32, in all.
 struct Plan {
   Plan(const PanelMath* how, int rows_of_a_token, int64_t m)
       : math(how),
         parts(rows_of_a_token),
         tokens(m),
-        direct(rows() <= how->direct_tokens),
-        tile_tokens((direct ? how->direct_tile : how->buffer_tile) / parts),
+        direct(rows() <= how->direct_rows),
+        tile_tokens((direct ? how->direct_tile_rows : how->buffer_tile_rows) / parts),
         tiles((m + tile_tokens - 1) / tile_tokens) {}
 
   const PanelMath* math;
@@ -70,8 +70,8 @@ struct Plan {
   }
   int64_t x_block() const { return math->blocks_of_x ? kXBlock : 1; }
   // Rows of x that a token's part has in so many steps.
-  int64_t x_rows(int64_t steps) const {
-    return (steps * math->rows_per_step + x_block() - 1) / x_block() * x_block();
+  int64_t x_units(int64_t steps) const {
+    return (steps * math->units_per_step + x_block() - 1) / x_block() * x_block();
   }
   // Panels that take turns chunk by chunk, so that a chunk of x is still in the L2 cache for the next panel.
   // Few tokens are there anyway, and memory is best read in one stream.
@@ -89,18 +89,16 @@ Plan plan_of(const PanelIsa& isa, const LinearConfig& config, int64_t m) {
   return Plan(isa.fma, 1, m);
 }
 
-// Waking a thread costs about 5 us; a core decodes about 16 codes in 1 ns or does 64 products.
-int useful_threads(int64_t m, int64_t n, int64_t k) {
-  constexpr double kNsPerCode = 0.05, kNsPerProduct = 0.01, kNsPerThread = 10000;
-  const double work_ns = static_cast<double>(n) * k * (kNsPerCode + kNsPerProduct * m);
-  return static_cast<int>(std::clamp(work_ns / kNsPerThread, 1.0, static_cast<double>(num_threads())));
+// A core decodes 20 codes in 1 ns, or does 100 products.
+double work_ns(int64_t m, int64_t n, int64_t k) {
+  return static_cast<double>(n) * static_cast<double>(k) * (0.05 + 0.01 * static_cast<double>(m));
 }
 
 size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 // Tokens that are multiplied together, as tiles.
 int64_t block_tiles(const Plan& plan) {
-  return plan.direct ? plan.tiles : kBlockTokens / (plan.tile_tokens * plan.parts);
+  return plan.direct ? plan.tiles : kBlockRows / (plan.tile_tokens * plan.parts);
 }
 
 // Each thread packs x for itself where that is a small part of its work: at 16 panels a thread, 2 %. What
@@ -116,14 +114,53 @@ struct ScratchSizes {
     const int64_t block_rows = std::min(plan.rows(), block_tiles(plan) * plan.tile_tokens * plan.parts);
     const auto x_bytes = [&](int64_t rows) {
       const int64_t behind = (plan.x_block() - 1) * plan.x_block();  // the tokens that are not there
-      return aligned(static_cast<size_t>(rows * plan.x_rows(shape.steps) + behind) * 4);
+      return aligned(static_cast<size_t>(rows * plan.x_units(shape.steps) + behind) * 4);
     };
     x = alone ? 0 : x_bytes(plan.rows());
     own_x = alone ? x_bytes(block_rows) : 0;
-    buffer = plan.direct ? 0 : kSegmentSteps * plan.math->rows_per_step * kPanelOutputs * 4;
+    buffer = plan.direct ? 0 : kSegmentSteps * plan.math->units_per_step * kPanelOutputs * 4;
     sums = static_cast<size_t>(plan.panels_together() * block_rows * kPanelOutputs) * sizeof(float);
   }
   size_t thread() const { return own_x + buffer + sums; }
+};
+
+// Powers of two that keep the products of one token with weights * 2^-120 away from the ends of fp32, so that
+// every rounding is the one that plain products have: x is brought below 2^60, the sums brought back. A
+// product is then at least 2^(60 - kMostOctaves - 129), and the last bit of a sum a normal number's.
+struct ShiftedToken {
+  bool possible = false;
+  float x_factor = 1, sum_factor[2] = {1, 1};
+
+  ShiftedToken() = default;
+  ShiftedToken(const PanelIsa& isa, const TensorView& x) {
+    constexpr int kMostOctaves = 40, kExponentBias = 127;
+    constexpr int64_t kPiece = 256;
+    uint32_t largest = 0, smallest = UINT32_MAX;  // bits of |x|; zeros do not count
+    alignas(64) float wide[kPiece + 16];
+    for (int64_t i = 0; i < x.cols; i += kPiece) {
+      const int64_t count = std::min(kPiece, x.cols - i);
+      isa.widen(static_cast<const std::byte*>(x.data) + i * dtype_bytes(x.dtype), x.dtype, count, wide);
+      for (int64_t j = 0; j < count; ++j) {
+        const uint32_t bits = std::bit_cast<uint32_t>(wide[j]) & 0x7FFFFFFFu;
+        largest = std::max(largest, bits);
+        smallest = std::min(smallest, bits - 1);  // 0 becomes the largest
+      }
+    }
+    const int top = static_cast<int>(largest >> 23), bottom = static_cast<int>((smallest + 1) >> 23);
+    if (smallest == UINT32_MAX || top == 255 || bottom == 0 || top - bottom > kMostOctaves) return;
+    const int up = 59 - (top - kExponentBias);  // |x| < 2^(top - bias + 1), so |x| * 2^up < 2^60
+    if (up > kExponentBias) return;
+    possible = true;
+    const int back = 120 - up;
+    x_factor = power_of_two(up);
+    sum_factor[0] = power_of_two(back / 2);
+    sum_factor[1] = power_of_two(back - back / 2);
+  }
+
+ private:
+  static float power_of_two(int exponent) {
+    return std::bit_cast<float>(static_cast<uint32_t>(exponent + 127) << 23);
+  }
 };
 
 // x as tiles read it: chunk by chunk, in each of them tile by tile, so that all tiles of a chunk are one
@@ -135,24 +172,25 @@ class TilePacker {
  public:
   // Tokens [first, last) of x.
   TilePacker(const PanelIsa& isa, const Plan& plan, const PanelShape& shape, const TensorView& x,
-             int64_t first, int64_t last, void* to)
+             int64_t first, int64_t last, float factor, void* to)
       : isa_(isa),
         plan_(plan),
         shape_(shape),
         x_(x),
         first_(first),
         tokens_(last - first),
+        factor_(factor),
         to_(static_cast<uint32_t*>(to)) {}
 
   // Where the tile that begins at `token` begins in a chunk.
   uint32_t* at(int64_t token, const PanelChunk& chunk) const {
-    const int64_t before = chunk.step * plan_.math->rows_per_step * tokens_;
-    return to_ + (before + (token - first_) * plan_.x_rows(chunk.steps)) * plan_.parts;
+    const int64_t before = chunk.step * plan_.math->units_per_step * tokens_;
+    return to_ + (before + (token - first_) * plan_.x_units(chunk.steps)) * plan_.parts;
   }
 
   void pack(int64_t tile, const PanelChunk& chunk) const {
     const int64_t token = plan_.tile_begin(tile), tokens = plan_.tile_begin(tile + 1) - token;
-    const int64_t row_length = tokens * plan_.parts;
+    const int64_t tile_rows = tokens * plan_.parts;
     uint32_t* const to = at(token, chunk);
     for (int64_t step = 0; step < chunk.steps; step += chunk.segment_steps) {
       const int64_t group = (chunk.step + step) / shape_.group_steps;
@@ -162,9 +200,9 @@ class TilePacker {
       const int64_t end = std::min(begin + chunk.segment_steps * kStepK, group_end);
       for (int64_t k = begin; k < end; k += kPiece) {
         const int64_t count = std::min(kPiece, end - k);
-        uint32_t* rows = to + (step + (k - begin) / kStepK) * plan_.math->rows_per_step * row_length;
+        uint32_t* rows = to + (step + (k - begin) / kStepK) * plan_.math->units_per_step * tile_rows;
         for (int64_t t = 0; t < tokens; ++t) {
-          pack_piece(token + t, k, count, rows + t * plan_.parts * plan_.x_block(), row_length);
+          pack_piece(token + t, k, count, rows + t * plan_.parts * plan_.x_block(), tile_rows);
         }
       }
     }
@@ -178,7 +216,7 @@ class TilePacker {
         static_cast<const std::byte*>(x_.data) + (token * x_.row_stride + k) * dtype_bytes(x_.dtype);
     const int64_t whole = std::max(kStepK, plan_.x_block() * 2), padded = (count + whole - 1) / whole * whole;
     alignas(64) uint32_t pairs[kPiece / 2];
-    if (plan_.math->rows_per_step == 2 && plan_.parts == 1) {
+    if (plan_.math->units_per_step == 2 && plan_.parts == 1) {
       std::memset(pairs + padded / 2 - whole / 2, 0, static_cast<size_t>(whole) * 2);
       std::memcpy(pairs, from, static_cast<size_t>(count) * 2);
       put(pairs, padded / 2, to, stride);
@@ -187,8 +225,8 @@ class TilePacker {
     alignas(64) float wide[kPiece + 16];
     isa_.widen(from, x_.dtype, count, wide);
     std::fill(wide + count, wide + padded, 0.0f);
-    if (plan_.math->rows_per_step == 4) {
-      for (int64_t i = 0; i < padded; ++i) std::memcpy(to + i * stride, wide + i, sizeof(float));
+    if (plan_.math->units_per_step == 4) {
+      for (int64_t i = 0; i < padded; ++i) to[i * stride] = std::bit_cast<uint32_t>(wide[i] * factor_);
       return;
     }
     for (int part = 0; part < plan_.parts; ++part) {
@@ -224,6 +262,7 @@ class TilePacker {
   const PanelShape& shape_;
   const TensorView& x_;
   int64_t first_, tokens_;
+  float factor_;
   uint32_t* to_;
 };
 
@@ -235,6 +274,7 @@ struct Worker {
   const Chunks& chunks;
   const TensorView& x;
   const TensorView& y;
+  const ShiftedToken& shifted;
   const TilePacker* packed_x;  // null: own_x is for it
   std::byte* own_x;
   std::byte* buffer;
@@ -263,7 +303,8 @@ struct Worker {
     const int64_t block = block_tiles(plan), together = plan.panels_together();
     for (int64_t begin = tile_begin; begin < tile_end; begin += block) {
       const int64_t end = std::min(begin + block, tile_end);
-      const TilePacker own(isa, plan, shape, x, plan.tile_begin(begin), plan.tile_begin(end), own_x);
+      const TilePacker own(isa, plan, shape, x, plan.tile_begin(begin), plan.tile_begin(end),
+                           shifted.x_factor, own_x);
       for (int64_t i = 0; packed_x == nullptr && i < chunks.count(); ++i) {
         for (int64_t tile = begin; tile < end; ++tile) own.pack(tile, chunks.at(i));
       }
@@ -295,7 +336,8 @@ struct Worker {
             .dtype = weight.config.scheme.weight.dtype,
             .steps = chunk.steps,
             .segment_steps = chunk.segment_steps,
-            .scale = scales(panel, chunk, room)};
+            .scale = scales(panel, chunk, room),
+            .sum_factor = {shifted.sum_factor[0], shifted.sum_factor[1]}};
         if (!plan.direct) plan.math->decode(task, buffer);
         float* const sums = totals + (panel - panel_begin) * panel_totals;
         int64_t token = first;
@@ -317,8 +359,8 @@ struct Worker {
       const float* sums = totals + (panel - panel_begin) * panel_totals;
       for (int64_t token = first; token < last; ++token, sums += plan.parts * kPanelOutputs) {
         auto* to = static_cast<std::byte*>(y.data) + (token * y.row_stride + output) * dtype_bytes(y.dtype);
-        isa.finish(sums, plan.parts, weight.bias == nullptr ? nullptr : weight.bias + output, count, to,
-                   y.dtype);
+        isa.epilogue(sums, plan.parts, weight.bias == nullptr ? nullptr : weight.bias + output, count, to,
+                     y.dtype);
       }
     }
   }
@@ -335,7 +377,9 @@ size_t panel_workspace_bytes(const PanelIsa& isa, const LinearConfig& config, co
       widest > SIZE_MAX / 2) {
     return SIZE_MAX;
   }
-  const int64_t threads = std::max(device.cores, num_threads());
+  // Not of num_threads(), which may be raised between this call and apply(): that gets by with fewer.
+  constexpr int kLeastThreads = 8;
+  const int64_t threads = std::max(device.cores, kLeastThreads);
   const auto bytes = [&](int64_t tokens) {
     const Plan plan = plan_of(isa, config, tokens);
     const ScratchSizes alone(plan, shape, true), shared(plan, shape, false);
@@ -355,13 +399,19 @@ void apply_panels(const PanelIsa& isa, const PlacedWeight& weight, const TensorV
   if (x.rows == 0) return;
   const PanelShape shape = panel_shape(config.scheme.weight, config.n, config.k);
   const Chunks chunks(shape);
-  const Plan plan = plan_of(isa, config, x.rows);
-  const int useful = useful_threads(x.rows, config.n, config.k);
+  Plan plan = plan_of(isa, config, x.rows);
+  ShiftedToken shifted;
+  if (isa.shifted != nullptr && x.rows == 1 && plan.math == isa.fma && weight.finite_codes &&
+      config.scheme.weight.dtype == DType::kE4M3 && isa.use_shifted()) {
+    shifted = ShiftedToken(isa, x);
+    if (shifted.possible) plan.math = isa.shifted;
+  }
+  const int useful = useful_threads(work_ns(x.rows, config.n, config.k));
   const bool alone = packs_alone(shape, useful);
   const ScratchSizes sizes(plan, shape, alone);
   auto* memory = static_cast<std::byte*>(scratch.data);
-  const TilePacker packer(isa, plan, shape, x, 0, plan.tokens, memory);
-  // The number of threads may have been raised since the workspace was made.
+  const TilePacker packer(isa, plan, shape, x, 0, plan.tokens, shifted.x_factor, memory);
+  // More threads than the workspace has room for may have been asked for since.
   const int threads = std::min(useful, static_cast<int>((scratch.bytes - sizes.x) / sizes.thread()));
 
   const auto work = [&](int part, int parts, const auto& wait) {
@@ -386,6 +436,7 @@ void apply_panels(const PanelIsa& isa, const PlacedWeight& weight, const TensorV
                         .chunks = chunks,
                         .x = x,
                         .y = y,
+                        .shifted = shifted,
                         .packed_x = alone ? nullptr : &packer,
                         .own_x = own_x,
                         .buffer = buffer,

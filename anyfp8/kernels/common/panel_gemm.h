@@ -13,17 +13,20 @@
 //   direct    few tokens: a tile of tokens x 64 outputs; codes are decoded in registers, between the products
 //   buffered  many: a chunk of the panel is decoded once to a buffer in the L2 cache, then meets every tile
 //
-// Sums: a segment is a scale's group along k, or kSegmentSteps of a longer one. Within a segment products
-// are added in the order of k; then total = fma(sum, scale, total). So a token's bits do not depend on m,
-// tile or thread (but see split_parts()).
+//   group     of a scale along k         |  128  |  128  |  128  |  128  | ...     |        4096 (one)  ...
+//   chunk     of a panel, in the cache   |             512               | ...     |  512  |  512  |  ...
+//   segment   between scales             |  128  |  128  |  128  |  128  | ...     |  512  |  512  |  ...
+//
+// Within a segment products are added in the order of k; then total = fma(sum, scale, total). So a token's
+// bits do not depend on m, tile or thread (but see plan_of()).
 namespace anyfp8 {
 
-// 512 of k. A chunk of 64 outputs is 32 KiB of codes, 64 KiB in bf16 and 128 KiB in fp32. As a segment it
-// costs one more product per output and 512.
+// 512 of k: a chunk of 64 outputs is 32 KiB of codes, 64 KiB in bf16 and 128 KiB in fp32. (AMX ends segments
+// after 256.)
 inline constexpr int64_t kSegmentSteps = 128;
 
-// Tokens that share the decoding of a chunk. A decoded code costs about as much as 5 products of bf16.
-inline constexpr int64_t kBlockTokens = 512;
+// Rows that share the decoding of a chunk. A decoded code costs about as much as 5 products of bf16.
+inline constexpr int64_t kBlockRows = 512;
 
 // A chunk of a panel: whole groups, or one segment of one group.
 struct PanelChunk {
@@ -39,41 +42,47 @@ struct PanelTask {
   DType dtype;
   int64_t steps;
   int64_t segment_steps;
-  const float* scale;  // [segments][64]
+  const float* scale;   // [segments][64]
+  float sum_factor[2];  // of PanelIsa::shifted: their product turns a sum into that of x and the weight
 };
 
-// Tokens, and rows, that a tile register of AMX takes of x.
+// Rows, and units, that a tile register of AMX takes of x.
 inline constexpr int64_t kXBlock = 16;
 
-// One way to multiply. Tokens of a tile lie interleaved: x[row][tokens], where a row is what one multiply
-// instruction takes of k: `rows_per_step` rows of 4 bytes for each step.
+// One way to multiply. A row is a row of x in a tile: a token, or one bf16 part of a token. A unit is what
+// one multiply instruction takes of k, 4 bytes; a step has units_per_step. Rows lie interleaved:
+// x[unit][rows].
 struct PanelMath {
-  int rows_per_step;      // 2: pairs of bf16. 4: fp32
-  int direct_tile;        // most tokens of a direct tile
-  int64_t direct_tokens;  // up to this m, direct
-  int buffer_tile;        // tokens of a buffered tile
-  // x[row / kXBlock][tokens][kXBlock] instead, zeros behind the last row. Where a tile has fewer than kXBlock
-  // tokens, as many are read, and take as long.
+  int units_per_step;    // 2: pairs of bf16. 4: fp32
+  int direct_tile_rows;  // most rows of a direct tile
+  int64_t direct_rows;   // up to so many rows in all, direct
+  int buffer_tile_rows;  // most rows of a buffered tile
+  // x[unit / kXBlock][rows][kXBlock] instead, zeros behind the last unit. Where a tile has fewer than kXBlock
+  // rows, as many are read, and take as long.
   bool blocks_of_x = false;
   // Called by each thread around its work, unless null.
   void (*begin)() = nullptr;
   void (*end)() = nullptr;
-  // totals[t][64] += sums of the chunk, for t < tokens; x begins at the chunk.
-  void (*direct)(const PanelTask& task, const void* x, int tokens, float* totals);
-  // steps * rows_per_step * 64 elements of 4 bytes, in an order that is between these two
+  // totals[r][64] += sums of the chunk, for r < rows; x begins at the chunk.
+  void (*direct)(const PanelTask& task, const void* x, int rows, float* totals);
+  // steps * units_per_step * 64 elements of 4 bytes, in an order that is between these two
   void (*decode)(const PanelTask& task, void* buffer);
-  void (*multiply)(const PanelTask& task, const void* buffer, const void* x, int tokens, float* totals);
+  void (*multiply)(const PanelTask& task, const void* buffer, const void* x, int rows, float* totals);
 };
 
 struct PanelIsa {
   const PanelMath* dot;  // null: no dot product of bf16 pairs
   const PanelMath* fma;  // null: what is not bf16 is split into parts at any m
+  // Null, or for one token and e4m3 where use_shifted() says that subnormal operands cost nothing: direct
+  // multiply-adds of fp32 with weights as value * 2^-120. The bits are those of fma, see ShiftedToken.
+  const PanelMath* shifted;
+  bool (*use_shifted)();
   // to[i] = from[i] as fp32, for f32, f16 and bf16; writes whole vectors of up to 16.
   void (*widen)(const void* from, DType dtype, int64_t count, float* to);
   void (*widen_e8m0)(const uint8_t* codes, int64_t count, float* to);  // count is a multiple of 16
   // y[i] = totals[i] + totals[64 + i] + ... over `parts` rows, + bias[i] unless null; rounded to nearest
   // even.
-  void (*finish)(const float* totals, int parts, const float* bias, int64_t count, void* y, DType dtype);
+  void (*epilogue)(const float* totals, int parts, const float* bias, int64_t count, void* y, DType dtype);
 };
 
 void apply_panels(const PanelIsa& isa, const PlacedWeight& weight, const TensorView& x, const TensorView& y,

@@ -21,6 +21,6 @@
 #define ANYFP8_TARGET_BEGIN(isa) ANYFP8_PRAGMA(GCC push_options) ANYFP8_PRAGMA(GCC target(isa))
 #define ANYFP8_TARGET_END ANYFP8_PRAGMA(GCC pop_options)
 // GCC 12 keeps an array of accumulators in memory, and stores it in every step, unless each loop over it is
-// unrolled completely. 16 is more than any such loop has.
+// unrolled completely. No such loop has more than 16.
 #define ANYFP8_UNROLL ANYFP8_PRAGMA(GCC unroll 16)
 #endif

@@ -118,6 +118,16 @@ TEST_P(VectorOpsTest, SiluTimes) {
   }
 }
 
+TEST_P(VectorOpsTest, SiluOfHugeGatesIsZeroOrTheGate) {
+  std::vector<float> y = {-89, -1e36f, -3e38f, -kInfinity, 3e38f, kInfinity, kNan};
+  const std::vector<float> up(y.size(), 1.0f);
+  ops.silu_times(y.data(), up.data(), static_cast<int64_t>(y.size()));
+  for (size_t i = 0; i < 4; ++i) EXPECT_TRUE(y[i] == 0 && std::signbit(y[i])) << i << ": " << y[i];
+  EXPECT_EQ(y[4], 3e38f);
+  EXPECT_EQ(y[5], kInfinity);
+  EXPECT_TRUE(std::isnan(y[6]));
+}
+
 TEST_P(VectorOpsTest, ToBf16RoundsAsTheScalarCode) {
   std::vector<float> x = random_values(1003, 1e3f, 5);
   for (const uint32_t bits : {0x00000000u, 0x80000000u, 0x7F800000u, 0xFF800000u, 0x7F800001u, 0xFFFFFFFFu,

@@ -1,5 +1,4 @@
 #include "anyfp8/base/text.h"
-#include "anyfp8/device/amx_tiles.h"
 #include "anyfp8/kernels/common/cpu_w8a16.h"
 #include "anyfp8/kernels/common/fp8_tables.h"
 #include "anyfp8/kernels/common/target_region.h"
@@ -38,6 +37,8 @@ struct Simd : SimdAvx512 {
 #include "anyfp8/kernels/common/panel_tile.inc"
 #include "anyfp8/kernels/common/row_dot_tile.inc"
 
+// tdpbf16ps takes subnormals for zero, like vdpbf16ps.
+//
 // Registers, whose numbers instructions hold: 0 .. 3 sums, 4 and 5 x, 6 and 7 weights.
 //
 //   kAcross = 2: 32 tokens x 32 outputs     kAcross = 4: up to 16 tokens x 64 outputs
@@ -299,10 +300,10 @@ void multiply_amx(const PanelTask& task, const void* buffer, const void* x, int 
   multiply_tiles<4>(task, weights, pairs, rows, totals);
 }
 
-constexpr PanelMath kAmxMath{.rows_per_step = 2,
-                             .direct_tile = 32,
-                             .direct_tokens = 32,
-                             .buffer_tile = 32,
+constexpr PanelMath kAmxMath{.units_per_step = 2,
+                             .direct_tile_rows = 32,
+                             .direct_rows = 32,
+                             .buffer_tile_rows = 32,
                              .blocks_of_x = true,
                              .begin = begin_tiles,
                              .end = end_tiles,
@@ -325,23 +326,25 @@ namespace {
 constexpr int64_t kFewestTokens = 3;
 
 #if defined(__x86_64__)
-constexpr CpuW8A16 kIsa{
-    .panels = {.dot = &kAmxMath, .fma = nullptr, .widen = widen, .widen_e8m0 = widen_e8m0, .finish = finish},
-    .rows = {.dot = dot, .widen = widen}};
+constexpr CpuW8A16 kIsa{.panels = {.dot = &kAmxMath,
+                                   .fma = nullptr,
+                                   .widen = widen,
+                                   .widen_e8m0 = widen_e8m0,
+                                   .epilogue = epilogue},
+                        .rows = {.dot = dot, .widen = widen}};
 #endif
 
 constexpr DType kWeightDtypes[] = {DType::kE4M3, DType::kE5M2};
 
 constexpr Kernel table() {
-  Kernel kernel = cpu_w8a16_kernel();
-  kernel.name = "cpu_amx_w8a16";
-  kernel.summary = "AMX: products of bf16 tiles (fp32: in three parts, fp16: in two)";
+  Kernel kernel = cpu_w8a16_kernel(
+      "cpu_amx_w8a16", "AMX: products of bf16 tiles (fp32: in three parts, fp16: in two)",
+      [](const Device& device) {
+        ANYFP8_NEED(device.isa.amx_bf16 && device.isa.avx512_vbmi,
+                    "needs AMX with BF16 and AVX-512 with VBMI; this CPU has {}", isa_text(device.isa));
+        return Verdict::yes();
+      });
   kernel.weight_dtypes = kWeightDtypes;
-  kernel.supports = [](const Device& device) {
-    ANYFP8_NEED(device.isa.amx_bf16 && device.isa.avx512_vbmi,
-                "needs AMX with BF16 and AVX-512 with VBMI; this CPU has {}", isa_text(device.isa));
-    return Verdict::yes();
-  };
   kernel.check = [](const LinearConfig& config, const Device&) {
     const int64_t group_k = config.scheme.weight.group.cols;
     ANYFP8_NEED(group_k == 0 || group_k >= config.k || group_k % kTileK == 0,
@@ -350,18 +353,7 @@ constexpr Kernel table() {
   };
   kernel.tokens = [](const LinearConfig&, const Device&) { return TokenRange{.begin = kFewestTokens}; };
 #if defined(__x86_64__)
-  kernel.workspace_bytes = [](const LinearConfig& config, const Device& device, int64_t m) {
-    return cpu_w8a16_workspace_bytes(kIsa, config, device, m);
-  };
-  kernel.apply = [](const PlacedWeight& weight, const TensorView& x, const TensorView& y, Scratch scratch,
-                    Stream) {
-    if (!obtain_amx_tiles()) {
-      throw fail(ErrorCode::kUnsupported,
-                 "Linux offers tile registers and does not give them to this process (arch_prctl "
-                 "ARCH_REQ_XCOMP_PERM); set ANYFP8_ISA=avx512_bf16");
-    }
-    apply_cpu_w8a16(kIsa, weight, x, y, scratch);
-  };
+  run_with<kIsa>(kernel);
 #endif
   return kernel;
 }

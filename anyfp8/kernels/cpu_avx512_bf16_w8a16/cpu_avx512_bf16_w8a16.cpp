@@ -24,24 +24,25 @@ struct Simd : SimdAvx512 {
 struct DotOp {
   using X = uint32_t;
   using W = Simd::I;
-  static constexpr int kRows = 2;
+  static constexpr int kUnits = 2;
   template <class Decoder>
-  static void decode(const Decoder& decoder, const uint8_t* codes, W (&w)[kRows]) {
+  static void decode(const Decoder& decoder, const uint8_t* codes, W (&w)[kUnits]) {
     decoder(codes, w[0], w[1]);
   }
-  static W spread(const X* x) { return _mm512_set1_epi32(static_cast<int>(*x)); }
+  static W broadcast(const X* x) { return _mm512_set1_epi32(static_cast<int>(*x)); }
   static W load(const X* from) { return _mm512_loadu_si512(from); }
   static void store(X* to, W w) { _mm512_storeu_si512(to, w); }
   static Simd::F multiply_add(W w, W x, Simd::F sum) {
     return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(w), reinterpret_cast<__m512bh>(x));
   }
+  static Simd::F unscaled(Simd::F sum, const PanelTask&) { return sum; }
 
   // Decoding takes other units than the products, so repeating it for each of several tiles is free as long
   // as a tile has 16 products for each block of 64 codes: 8 x 2 vectors.
   static constexpr int kDirectTile = 8;
-  static constexpr int64_t kDirectTokens = 96;
+  static constexpr int64_t kDirectRows = 96;
   static constexpr int direct_vectors(int tokens) { return tokens <= 4 ? 4 : 2; }
-  static constexpr int kKeepTokens = 4;
+  static constexpr int kKeepRows = 4;
   static constexpr int together(int tokens) { return tokens <= 4 ? 4 : 2; }
   static constexpr int kBufferTile = 6;
   static constexpr int kBufferVectors = 4;
@@ -50,9 +51,9 @@ struct DotOp {
 // fp32: 6 x 4 sums and 5 registers for the decoder. A tile of 6 tokens has products enough to hide it.
 struct FmaTiles {
   static constexpr int kDirectTile = 6;
-  static constexpr int64_t kDirectTokens = 48;
+  static constexpr int64_t kDirectRows = 48;
   static constexpr int direct_vectors(int) { return 4; }
-  static constexpr int kKeepTokens = 2;
+  static constexpr int kKeepRows = 2;
   static constexpr int together(int tokens) { return tokens <= 2 ? 4 : 1; }
   static constexpr int kBufferTile = 6;
   static constexpr int kBufferVectors = 4;
@@ -74,25 +75,20 @@ constexpr CpuW8A16 kIsa{.panels = {.dot = &kMathOf<DotOp>,
                                    .fma = &kMathOf<FmaOp<FmaTiles>>,
                                    .widen = widen,
                                    .widen_e8m0 = widen_e8m0,
-                                   .finish = finish},
+                                   .epilogue = epilogue},
                         .rows = {.dot = dot, .widen = widen}};
 #endif
 
 constexpr Kernel table() {
-  Kernel kernel = cpu_w8a16_kernel();
-  kernel.name = "cpu_avx512_bf16_w8a16";
-  kernel.summary = "AVX-512 with VBMI and BF16: dot products of bf16 pairs (fp32: multiply-add)";
-  kernel.supports = [](const Device& device) {
-    ANYFP8_NEED(device.isa.avx512_vbmi && device.isa.avx512_bf16,
-                "needs AVX-512 with VBMI and BF16; this CPU has {}", isa_text(device.isa));
-    return Verdict::yes();
-  };
+  Kernel kernel = cpu_w8a16_kernel(
+      "cpu_avx512_bf16_w8a16", "AVX-512 with VBMI and BF16: dot products of bf16 pairs (fp32: multiply-add)",
+      [](const Device& device) {
+        ANYFP8_NEED(device.isa.avx512_vbmi && device.isa.avx512_bf16,
+                    "needs AVX-512 with VBMI and BF16; this CPU has {}", isa_text(device.isa));
+        return Verdict::yes();
+      });
 #if defined(__x86_64__)
-  kernel.workspace_bytes = [](const LinearConfig& config, const Device& device, int64_t m) {
-    return cpu_w8a16_workspace_bytes(kIsa, config, device, m);
-  };
-  kernel.apply = [](const PlacedWeight& weight, const TensorView& x, const TensorView& y, Scratch scratch,
-                    Stream) { apply_cpu_w8a16(kIsa, weight, x, y, scratch); };
+  run_with<kIsa>(kernel);
 #endif
   return kernel;
 }

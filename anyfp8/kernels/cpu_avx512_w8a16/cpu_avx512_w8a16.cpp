@@ -52,9 +52,9 @@ struct Simd : SimdAvx512 {
 // instructions no longer hide behind the products.
 struct Tiles {
   static constexpr int kDirectTile = 4;
-  static constexpr int64_t kDirectTokens = 4;
+  static constexpr int64_t kDirectRows = 4;
   static constexpr int direct_vectors(int tokens) { return tokens <= 2 ? 4 : 2; }
-  static constexpr int kKeepTokens = 2;
+  static constexpr int kKeepRows = 2;
   static constexpr int together(int) { return 1; }
   static constexpr int kBufferTile = 6;
   static constexpr int kBufferVectors = 4;
@@ -76,24 +76,20 @@ constexpr CpuW8A16 kIsa{.panels = {.dot = nullptr,
                                    .fma = &kMathOf<FmaOp<Tiles>>,
                                    .widen = widen,
                                    .widen_e8m0 = widen_e8m0,
-                                   .finish = finish},
+                                   .epilogue = epilogue},
                         .rows = {.dot = dot, .widen = widen}};
 #endif
 
 constexpr Kernel table() {
-  Kernel kernel = cpu_w8a16_kernel();
-  kernel.name = "cpu_avx512_w8a16";
-  kernel.summary = "AVX-512: fp32 multiply-add, weights decoded in registers or to the L2 cache";
-  kernel.supports = [](const Device& device) {
-    ANYFP8_NEED(device.isa.avx512, "needs AVX-512 F, BW, DQ and VL; this CPU has {}", isa_text(device.isa));
-    return Verdict::yes();
-  };
+  Kernel kernel = cpu_w8a16_kernel(
+      "cpu_avx512_w8a16", "AVX-512: fp32 multiply-add, weights decoded in registers or to the L2 cache",
+      [](const Device& device) {
+        ANYFP8_NEED(device.isa.avx512, "needs AVX-512 F, BW, DQ and VL; this CPU has {}",
+                    isa_text(device.isa));
+        return Verdict::yes();
+      });
 #if defined(__x86_64__)
-  kernel.workspace_bytes = [](const LinearConfig& config, const Device& device, int64_t m) {
-    return cpu_w8a16_workspace_bytes(kIsa, config, device, m);
-  };
-  kernel.apply = [](const PlacedWeight& weight, const TensorView& x, const TensorView& y, Scratch scratch,
-                    Stream) { apply_cpu_w8a16(kIsa, weight, x, y, scratch); };
+  run_with<kIsa>(kernel);
 #endif
   return kernel;
 }

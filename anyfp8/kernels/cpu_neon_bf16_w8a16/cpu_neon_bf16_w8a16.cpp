@@ -24,19 +24,20 @@ namespace {
 struct DotOp : TilesNeon {
   using X = uint32_t;
   using W = Simd::I;
-  static constexpr int kRows = 2;
+  static constexpr int kUnits = 2;
   template <class Decoder>
-  static void decode(const Decoder& decoder, const uint8_t* codes, W (&w)[kRows]) {
+  static void decode(const Decoder& decoder, const uint8_t* codes, W (&w)[kUnits]) {
     decoder(codes, w[0], w[1]);
   }
   static W load(const X* from) { return vld1q_u32(from); }
   static void store(X* to, W w) { vst1q_u32(to, w); }
   // As in ByElement. The intrinsic clang before 16 offers only where the whole file is compiled for bf16.
-  static W spread(const X* x) { return load_first<W>(x); }
+  static W broadcast(const X* x) { return load_first<W>(x); }
   static Simd::F multiply_add(W w, W x, Simd::F sum) {
     asm volatile("bfdot %0.4s, %1.8h, %2.2h[0]" : "+w"(sum) : "w"(w), "w"(x));
     return sum;
   }
+  static Simd::F unscaled(Simd::F sum, const PanelTask&) { return sum; }
 };
 
 #include "anyfp8/kernels/common/panel_tile.inc"
@@ -55,24 +56,19 @@ constexpr CpuW8A16 kIsa{.panels = {.dot = &kMathOf<DotOp>,
                                    .fma = &kMathOf<ByElement<FmaOp<TilesNeon>>>,
                                    .widen = widen,
                                    .widen_e8m0 = widen_e8m0,
-                                   .finish = finish},
+                                   .epilogue = epilogue},
                         .rows = {.dot = dot, .widen = widen}};
 #endif
 
 constexpr Kernel table() {
-  Kernel kernel = cpu_w8a16_kernel();
-  kernel.name = "cpu_neon_bf16_w8a16";
-  kernel.summary = "NEON with BF16: dot products of bf16 pairs (fp32: multiply-add)";
-  kernel.supports = [](const Device& device) {
-    ANYFP8_NEED(device.isa.neon_bf16, "needs NEON with BF16; this CPU has {}", isa_text(device.isa));
-    return Verdict::yes();
-  };
+  Kernel kernel = cpu_w8a16_kernel(
+      "cpu_neon_bf16_w8a16", "NEON with BF16: dot products of bf16 pairs (fp32: multiply-add)",
+      [](const Device& device) {
+        ANYFP8_NEED(device.isa.neon_bf16, "needs NEON with BF16; this CPU has {}", isa_text(device.isa));
+        return Verdict::yes();
+      });
 #if defined(__aarch64__)
-  kernel.workspace_bytes = [](const LinearConfig& config, const Device& device, int64_t m) {
-    return cpu_w8a16_workspace_bytes(kIsa, config, device, m);
-  };
-  kernel.apply = [](const PlacedWeight& weight, const TensorView& x, const TensorView& y, Scratch scratch,
-                    Stream) { apply_cpu_w8a16(kIsa, weight, x, y, scratch); };
+  run_with<kIsa>(kernel);
 #endif
   return kernel;
 }

@@ -28,24 +28,19 @@ constexpr CpuW8A16 kIsa{.panels = {.dot = nullptr,
                                    .fma = &kMathOf<ByElement<FmaOp<TilesNeon>>>,
                                    .widen = widen,
                                    .widen_e8m0 = widen_e8m0,
-                                   .finish = finish},
+                                   .epilogue = epilogue},
                         .rows = {.dot = dot, .widen = widen}};
 #endif
 
 constexpr Kernel table() {
-  Kernel kernel = cpu_w8a16_kernel();
-  kernel.name = "cpu_neon_w8a16";
-  kernel.summary = "NEON: fp32 multiply-add, weights decoded in registers or to the L2 cache";
-  kernel.supports = [](const Device& device) {
-    ANYFP8_NEED(device.isa.neon, "needs NEON; this CPU has {}", isa_text(device.isa));
-    return Verdict::yes();
-  };
+  Kernel kernel = cpu_w8a16_kernel(
+      "cpu_neon_w8a16", "NEON: fp32 multiply-add, weights decoded in registers or to the L2 cache",
+      [](const Device& device) {
+        ANYFP8_NEED(device.isa.neon, "needs NEON; this CPU has {}", isa_text(device.isa));
+        return Verdict::yes();
+      });
 #if defined(__aarch64__)
-  kernel.workspace_bytes = [](const LinearConfig& config, const Device& device, int64_t m) {
-    return cpu_w8a16_workspace_bytes(kIsa, config, device, m);
-  };
-  kernel.apply = [](const PlacedWeight& weight, const TensorView& x, const TensorView& y, Scratch scratch,
-                    Stream) { apply_cpu_w8a16(kIsa, weight, x, y, scratch); };
+  run_with<kIsa>(kernel);
 #endif
   return kernel;
 }
