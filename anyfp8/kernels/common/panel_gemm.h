@@ -39,6 +39,7 @@ struct PanelChunk {
 struct PanelTask {
   const uint8_t* codes;
   const uint8_t* next;  // what is read after this chunk, to ask the memory for it in time
+  bool prefetch_one;    // whether a tile of one row asks the memory ahead
   DType dtype;
   int64_t steps;
   int64_t segment_steps;
