@@ -93,8 +93,8 @@ TEST(Rope, TableHasTheAnglesOfItsPositions) {
   fill_rope_table(rope, frequencies, 7, 3, table);
   ASSERT_EQ(table.cos.size(), 9u);
   for (size_t i = 0; i < 9; ++i) {
-    const auto position = static_cast<double>(7 + i / 3);
-    const double angle = position * frequencies[i % 3];
+    const size_t row = i / 3;
+    const double angle = (7.0 + static_cast<double>(row)) * frequencies[i % 3];
     // The angle is rounded to fp32 (below 16), the function and the product once each.
     EXPECT_NEAR(table.cos[i], 1.5 * std::cos(angle), 1.5 * (16 + 2) * kHalfUlp) << i;
     EXPECT_NEAR(table.sin[i], 1.5 * std::sin(angle), 1.5 * (16 + 2) * kHalfUlp) << i;
