@@ -81,7 +81,7 @@ struct Plan {
     return math->blocks_of_x ? std::min(tile * tile_tokens, tokens) : tokens * tile / tiles;
   }
   int64_t x_block() const { return math->blocks_of_x ? kXBlock : 1; }
-  // Rows of x that a token's part has in so many steps.
+  // Units of a row in so many steps.
   int64_t x_units(int64_t steps) const {
     return (steps * math->units_per_step + x_block() - 1) / x_block() * x_block();
   }
@@ -113,9 +113,8 @@ int64_t block_tiles(const Plan& plan) {
   return plan.direct ? plan.tiles : kBlockRows / (plan.tile_tokens * plan.parts);
 }
 
-// Each thread packs x for itself where that is a small part of its work: at 16 panels a thread, 2 %. What
-// another thread has just written comes slowly from its cache: two Zen 4 cores on two dies lose 20 % at m
-// = 16.
+// Each thread packs x for itself where that is a small part of its work, at 16 panels a thread about 2 %:
+// then none waits for another, or reads what lies in another's cache.
 bool packs_alone(const PanelShape& shape, int64_t threads) { return shape.panels >= 16 * threads; }
 
 // Scratch: x in tiles, unless each thread has its own, of a block; then for each thread that, a buffer for a
