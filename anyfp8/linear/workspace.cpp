@@ -15,8 +15,8 @@ Workspace::Workspace(const Device& device) {
 }
 
 void Workspace::reserve(size_t bytes) {
-  // Tiles of x and decoded weights live in the L2 cache, where small pages fall on each other by chance: up
-  // to 20 % of the time of m = 64. A huge page does not.
+  // Tiles of x and decoded weights live in the L2 cache. In one huge page they neither meet in its sets by
+  // chance, as small pages do, nor miss the TLB.
   constexpr size_t kSmall = 64 << 10, kHugePage = size_t{2} << 20;
   if (bytes <= this->bytes()) return;
   if (bytes > INT64_MAX - kHugePage) throw std::bad_alloc();
