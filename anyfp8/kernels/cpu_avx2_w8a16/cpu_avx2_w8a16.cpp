@@ -111,7 +111,7 @@ struct Simd {
 struct Tiles {
   static constexpr int kDirectTile = 2;
   static constexpr int64_t kDirectRows = 2;
-  static constexpr int direct_vectors(int tokens) { return tokens == 1 ? 4 : 2; }
+  static constexpr int direct_vectors(int rows) { return rows == 1 ? 4 : 2; }
   static constexpr int kKeepRows = 0;
   static constexpr int together(int) { return 1; }
   static constexpr int kBufferTile = 4;
@@ -144,6 +144,7 @@ struct ShiftOp : FmaOp<Tiles> {
     return _mm256_mul_ps(half, Simd::broadcast(task.sum_factor[1]));
   }
 };
+
 #include "anyfp8/kernels/common/row_dot_tile.inc"
 
 }  // namespace
@@ -155,7 +156,7 @@ namespace anyfp8 {
 namespace {
 
 #if defined(__x86_64__)
-// AMD's do, since Zen; Intel's take a microcode assist of about 150 cycles for such an operand.
+// On AMD since Zen. Intel CPUs take a microcode assist of about 150 cycles for such an operand.
 bool subnormals_are_free() {
   static const bool amd = __builtin_cpu_is("amd") != 0;
   return amd;

@@ -41,9 +41,9 @@ struct DotOp {
   // as a tile has 16 products for each block of 64 codes: 8 x 2 vectors.
   static constexpr int kDirectTile = 8;
   static constexpr int64_t kDirectRows = 96;
-  static constexpr int direct_vectors(int tokens) { return tokens <= 4 ? 4 : 2; }
+  static constexpr int direct_vectors(int rows) { return rows <= 4 ? 4 : 2; }
   static constexpr int kKeepRows = 4;
-  static constexpr int together(int tokens) { return tokens <= 4 ? 4 : 2; }
+  static constexpr int together(int rows) { return rows <= 4 ? 4 : 2; }
   static constexpr int kBufferTile = 6;
   static constexpr int kBufferVectors = 4;
 };
@@ -54,7 +54,7 @@ struct FmaTiles {
   static constexpr int64_t kDirectRows = 48;
   static constexpr int direct_vectors(int) { return 4; }
   static constexpr int kKeepRows = 2;
-  static constexpr int together(int tokens) { return tokens <= 2 ? 4 : 1; }
+  static constexpr int together(int rows) { return rows <= 2 ? 4 : 1; }
   static constexpr int kBufferTile = 6;
   static constexpr int kBufferVectors = 4;
 };

@@ -53,7 +53,7 @@ struct Simd : SimdAvx512 {
 struct Tiles {
   static constexpr int kDirectTile = 4;
   static constexpr int64_t kDirectRows = 4;
-  static constexpr int direct_vectors(int tokens) { return tokens <= 2 ? 4 : 2; }
+  static constexpr int direct_vectors(int rows) { return rows <= 2 ? 4 : 2; }
   static constexpr int kKeepRows = 2;
   static constexpr int together(int) { return 1; }
   static constexpr int kBufferTile = 6;
