@@ -223,7 +223,7 @@ ANYFP8_API int anyfp8_select_json(const anyfp8_device* device, const anyfp8_laye
 // `stream` is a cudaStream_t, NULL for the default stream and on the CPU. On the CPU 8-bit weights are
 // packed into the layout of their kernels; wider ones, and those of a kernel that reads row-major, are used
 // where they are, and kept alive. Free the weight handle afterwards, or an 8-bit weight stays in memory
-// twice.
+// twice. On a CUDA device everything is copied, and there when this returns; the weight may be freed.
 ANYFP8_API int anyfp8_linear_create(const anyfp8_device* device, const anyfp8_weight* weight,
                                     const anyfp8_linear_options* options, void* stream,
                                     anyfp8_linear** linear);
@@ -232,7 +232,7 @@ ANYFP8_API void anyfp8_linear_free(anyfp8_linear* linear);
 // y[m, n] = x[m, k] · Wᵀ + bias, for any m >= 0. x and y lie on the layer's device and do not overlap; row r
 // of x begins x_row_stride * r elements after x (likewise y), with x_row_stride >= k and y_row_stride >= n.
 // Neither allocates nor synchronises. The workspace must have anyfp8_linear_workspace_bytes(m); two calls at
-// the same time need two.
+// the same time need two. On a CUDA device the work is queued on `stream` and may be captured in a graph.
 ANYFP8_API int anyfp8_linear_apply(const anyfp8_linear* linear, const void* x, int64_t x_row_stride, void* y,
                                    int64_t y_row_stride, int64_t m, anyfp8_workspace* workspace,
                                    void* stream);
@@ -240,7 +240,8 @@ ANYFP8_API int anyfp8_linear_apply(const anyfp8_linear* linear, const void* x, i
 // Workspace that suffices for every m up to max_m.
 ANYFP8_API int anyfp8_linear_workspace_bytes(const anyfp8_linear* linear, int64_t max_m, size_t* bytes);
 
-// Another weight of the same n, k, scheme and bias, in place; the caller makes sure that no apply runs.
+// Another weight of the same n, k, scheme and bias, in place, so that captured graphs see it; the caller
+// makes sure that no apply runs, on a CUDA device on another stream than this one. Done when it returns.
 ANYFP8_API int anyfp8_linear_update_weights(anyfp8_linear* linear, const anyfp8_weight* weight, void* stream);
 
 // As anyfp8_weight_dequantize(), from the placed weight into host memory.

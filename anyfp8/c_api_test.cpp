@@ -189,6 +189,34 @@ TEST(CApi, DequantizesRows) {
   EXPECT_EQ(anyfp8_weight_dequantize(weight.get(), 0, 3, rows.data(), rows.size()), ANYFP8_INVALID_ARGUMENT);
 }
 
+// Device memory is the caller's business, so that what lies there is seen here by dequantising it.
+TEST(CApi, ACudaDeviceTakesTheSameCalls) {
+  anyfp8_device* opened = nullptr;
+  if (anyfp8_device_open("cuda:0", &opened) == ANYFP8_UNSUPPORTED) GTEST_SKIP() << anyfp8_last_error();
+  const Device device(opened);
+  ASSERT_NE(opened, nullptr) << anyfp8_last_error();
+  const Small small;
+  const Weight weight = small.weight();
+  const Layer linear = made<Layer>(
+      [&](auto l) { return anyfp8_linear_create(device.get(), weight.get(), nullptr, nullptr, l); });
+  std::vector<float> rows(8);
+  OK(anyfp8_linear_dequantize(linear.get(), 0, 2, rows.data(), rows.size()));
+  EXPECT_EQ(rows, (std::vector<float>{0.5f, 0.5f, 0.5f, 0.5f, 6, -3, 6, -3}));
+  Small other;
+  other.scale = {1.0f, 1.0f};
+  OK(anyfp8_linear_update_weights(linear.get(), other.weight().get(), nullptr));
+  OK(anyfp8_linear_dequantize(linear.get(), 0, 2, rows.data(), rows.size()));
+  EXPECT_EQ(rows, (std::vector<float>{1, 1, 1, 1, 2, -1, 2, -1}));
+  size_t bytes = 0;
+  OK(anyfp8_linear_resident_bytes(linear.get(), &bytes));
+  EXPECT_EQ(bytes, 2u * 64 + 2 * 4 + 2 * 4);
+  const Workspace workspace =
+      made<Workspace>([&](auto w) { return anyfp8_workspace_create(device.get(), w); });
+  OK(anyfp8_linear_workspace_bytes(linear.get(), 100, &bytes));
+  OK(anyfp8_workspace_reserve(workspace.get(), bytes));
+  OK(anyfp8_linear_apply(linear.get(), nullptr, 4, nullptr, 2, 0, workspace.get(), nullptr));
+}
+
 TEST(CApi, QuantizesMergesAndDescribes) {
   const std::vector<float> wide{1, 2, 3, 4, 448, -448, 0, 7};  // scales 4/448 and 1
   const auto quantized = [&](const char* scheme) {

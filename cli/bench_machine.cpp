@@ -5,6 +5,7 @@
 #include "anyfp8/base/text.h"
 #include "anyfp8/base/threads.h"
 #include "anyfp8/kernels/common/target_region.h"
+#include "cli/bench_cuda.h"
 #include "cli/bench_weights.h"
 
 #if defined(__x86_64__)
@@ -154,10 +155,17 @@ class PeakMethod : public BenchMethod {
 }  // namespace
 
 std::unique_ptr<BenchMethod> read_method(const Device& device, size_t bytes) {
+  if (device.kind == DeviceKind::kCuda) return cuda_read_method(device);
   return std::make_unique<ReadMethod>(device.isa, bytes);
 }
 
 Verdict peak_known(const Device& device, DType activations) {
+  if (device.kind == DeviceKind::kCuda) {
+    ANYFP8_NEED(
+        activations != DType::kF32,
+        "the peak of a CUDA device is measured in 16 bit, so with activations f32 there is no part of it");
+    return Verdict::yes();
+  }
   ANYFP8_NEED(
       !device.isa.amx_bf16,
       "the peak of AMX tiles is not measured, so there is no part of it either; ANYFP8_ISA=avx512_bf16 "
@@ -168,6 +176,7 @@ Verdict peak_known(const Device& device, DType activations) {
 }
 
 std::unique_ptr<BenchMethod> peak_method(const Device& device, DType activations) {
+  if (device.kind == DeviceKind::kCuda) return cuda_peak_method(device, activations);
   return std::make_unique<PeakMethod>(device.isa, activations);
 }
 

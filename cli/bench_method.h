@@ -34,10 +34,17 @@ class BenchMethod {
   virtual Verdict prepare(const Activations& activations) = 0;
   // y = x · Wᵀ, or the limit's own work, with copy `turn` modulo the number of copies.
   virtual void run(size_t turn) = 0;
+  // The same, and what one product took. Here by the clock of the host; a method that measures by itself may
+  // do the work several times over.
+  struct Timed {
+    double us;
+    bool preempted;  // another process took a CPU away during the call
+  };
+  virtual Timed timed_run(size_t turn);
   // y of the last run; undefined for limits.
   virtual HostTensor result() const { return {}; }
   virtual double flops() const { return 0; }       // of one run
-  virtual double read_bytes() const { return 0; }  // of weights, of one run
+  virtual double read_bytes() const { return 0; }  // of weights, of one run; on CUDA also of x and y
 
   Kind kind = Kind::kKernel;
   std::string name;      // "cpu_avx512_w8a16", "onednn-bf16", "read"; of a kernel known once prepared

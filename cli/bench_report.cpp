@@ -154,6 +154,8 @@ std::vector<BenchRow> make_rows(const std::vector<MeasuredMethod>& methods,
         row.of_first_scheme = time_ratio(mine, samples[i]);
       }
     }
+    if (row.of_read && row.of_peak)
+      row.of_roof = row.of_read->value > row.of_peak->value ? row.of_read : row.of_peak;
     rows.push_back(std::move(row));
   }
   return rows;
@@ -190,7 +192,10 @@ std::vector<BenchMean> make_means(const std::vector<BenchRow>& rows) {
 }
 
 std::string rows_text(const std::vector<BenchRow>& rows) {
-  std::vector<std::string> right{"median us", "GB/s", "GFLOP/s", "of read", "of peak"};
+  const bool tera =
+      std::any_of(rows.begin(), rows.end(), [](const BenchRow& row) { return row.gflop_per_s >= 10'000; });
+  std::vector<std::string> right{"median us", "GB/s",    tera ? "TFLOP/s" : "GFLOP/s",
+                                 "of read",   "of peak", "of roof"};
   for (std::string& title : ratio_titles(rows)) right.push_back(std::move(title));
   Table table = make_table({"method", "weights"}, right);
   const std::vector<std::string> peers = peers_of(rows);
@@ -202,7 +207,8 @@ std::string rows_text(const std::vector<BenchRow>& rows) {
     if (row.refused.empty()) {
       for (std::string cell :
            {fmt::format("{}{:.1f}", mark(row.us.disturbed), row.us.median), positive(row.gb_per_s, 1),
-            positive(row.gflop_per_s, 1), percent(row.of_read), percent(row.of_peak)})
+            positive(tera ? row.gflop_per_s / 1000 : row.gflop_per_s, 1), percent(row.of_read),
+            percent(row.of_peak), percent(row.of_roof)})
         cells.push_back(std::move(cell));
       add_ratios(cells, peers, row);
       cells.resize(right.size() + 3);
@@ -260,6 +266,7 @@ nlohmann::json row_json(const nlohmann::json& head, const BenchRow& row) {
                {"disturbed", row.disturbed()}});
   if (row.gb_per_s > 0) json["gb_per_s"] = row.gb_per_s;
   if (row.gflop_per_s > 0) json["gflop_per_s"] = row.gflop_per_s;
+  if (row.of_roof) json["of_roof"] = row.of_roof->value;
   add_ratios(json, row);
   return json;
 }

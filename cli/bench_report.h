@@ -21,6 +21,7 @@ struct BenchRow {
   Spread us;
   double gb_per_s, gflop_per_s;                       // 0: does not apply
   std::optional<Ratio> of_read, of_peak;              // parts of what the machine gave
+  std::optional<Ratio> of_roof;                       // the larger, where both are known: of the roofline
   std::vector<std::pair<std::string, Ratio>> versus;  // of a kernel: name of a peer, its time / ours
   std::optional<Ratio> of_first_scheme;               // time / that with the first scheme
   bool disturbed() const;                             // the time or a ratio

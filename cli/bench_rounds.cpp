@@ -47,11 +47,7 @@ void take_turn(BenchMethod& method, size_t round, Samples& samples) {
   if (round == 0 || samples.times_us.back() < kWarmedBelowUs) method.run(round);
   double turn_us = 0;
   for (int attempt = 1;; ++attempt) {
-    const long switches = involuntary_switches();
-    const auto start = Clock::now();
-    method.run(round + static_cast<size_t>(attempt));
-    const double us = std::chrono::duration<double, std::micro>(Clock::now() - start).count();
-    const bool preempted = involuntary_switches() != switches;
+    const auto [us, preempted] = method.timed_run(round + static_cast<size_t>(attempt));
     turn_us += us;
     if (preempted && attempt < kMostTries && turn_us < kMostTriesUs) {
       ++samples.repeated;
@@ -65,11 +61,21 @@ void take_turn(BenchMethod& method, size_t round, Samples& samples) {
 
 }  // namespace
 
-std::vector<Samples> measure_rounds(const std::vector<BenchMethod*>& methods, double seconds) {
+BenchMethod::Timed BenchMethod::timed_run(size_t turn) {
+  const long switches = involuntary_switches();
+  const auto start = Clock::now();
+  run(turn);
+  const double us = std::chrono::duration<double, std::micro>(Clock::now() - start).count();
+  return {us, involuntary_switches() != switches};
+}
+
+std::vector<Samples> measure_rounds(const std::vector<BenchMethod*>& methods, double seconds,
+                                    size_t least_rounds) {
   std::vector<Samples> samples(methods.size());
   const auto begin = Clock::now();
   const std::chrono::duration<double> budget(seconds * static_cast<double>(methods.size()));
-  for (size_t round = 0; round < kLeastSamples || Clock::now() - begin < budget; ++round) {
+  for (size_t round = 0; round < std::max(least_rounds, kLeastSamples) || Clock::now() - begin < budget;
+       ++round) {
     for (size_t turn = 0; turn < methods.size(); ++turn) {
       // Back and forth, so that none always runs after the same one.
       const size_t i = round % 2 == 0 ? turn : methods.size() - 1 - turn;

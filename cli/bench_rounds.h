@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <vector>
 
 #include "cli/bench_method.h"
@@ -14,9 +15,10 @@ struct Samples {
 };
 
 // Round after round, each method gets one turn: a call to warm its threads up, and one that is timed; at
-// least five rounds, and `seconds` for each method. Methods run on copies in turn. A short call that was
-// preempted is done again.
-std::vector<Samples> measure_rounds(const std::vector<BenchMethod*>& methods, double seconds);
+// least five rounds and `least_rounds`, and `seconds` for each method. Methods run on copies in turn. A short
+// call that was preempted is done again.
+std::vector<Samples> measure_rounds(const std::vector<BenchMethod*>& methods, double seconds,
+                                    size_t least_rounds = 0);
 
 // Of the calls that were not preempted, as long as there are five; else of all, and then it is disturbed.
 struct Spread {

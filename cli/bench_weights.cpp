@@ -58,14 +58,26 @@ size_t read_l3_bytes() {
   return bytes;
 }
 
+constexpr size_t kTimesCache = 4;
+
+size_t copies_to_fill(size_t bytes, size_t weight_bytes) {
+  constexpr size_t kSmallBytes = size_t{1} << 20, kMostOfSmall = 64;
+  const size_t copies = std::max<size_t>((bytes + weight_bytes - 1) / weight_bytes, 2);
+  return weight_bytes < kSmallBytes ? std::min(copies, kMostOfSmall) : copies;
+}
+
 }  // namespace
 
 size_t copies_for(size_t weight_bytes) {
-  constexpr size_t kTimesL3 = 4, kLeastL3Bytes = size_t{32} << 20;  // virtual machines often report none
+  constexpr size_t kLeastL3Bytes = size_t{32} << 20;  // virtual machines often report none
   static const size_t l3_bytes = std::max(read_l3_bytes(), kLeastL3Bytes);
-  constexpr size_t kSmallBytes = size_t{1} << 20, kMostOfSmall = 64;
-  const size_t copies = std::max<size_t>((kTimesL3 * l3_bytes + weight_bytes - 1) / weight_bytes, 2);
-  return weight_bytes < kSmallBytes ? std::min(copies, kMostOfSmall) : copies;
+  return copies_to_fill(kTimesCache * l3_bytes, weight_bytes);
+}
+
+size_t copies_for(const Device& device, size_t weight_bytes) {
+  if (device.kind == DeviceKind::kCpu) return copies_for(weight_bytes);
+  constexpr size_t kLeastBytes = 400'000'000;  // several times any L2 whose size is not known
+  return copies_to_fill(std::max(kTimesCache * device.l2_bytes, kLeastBytes), weight_bytes);
 }
 
 HostTensor allocate_spread(DType dtype, Shape shape) {
@@ -81,7 +93,7 @@ HostTensor allocate_spread(DType dtype, Shape shape) {
   return tensor;
 }
 
-std::vector<Fp8Weight> random_weights(MatrixShape shape, const std::string& scheme) {
+Fp8Weight random_weight(MatrixShape shape, const std::string& scheme) {
   Fp8Weight weight;
   const bool wide = scheme == "bf16" || scheme == "f16";
   const DType dtype = scheme == "bf16" ? DType::kBF16 : scheme == "f16" ? DType::kF16 : DType::kE4M3;
@@ -102,9 +114,15 @@ std::vector<Fp8Weight> random_weights(MatrixShape shape, const std::string& sche
     }
   }
   weight.data = random_codes(shape, dtype);
+  return weight;
+}
+
+std::vector<Fp8Weight> copies_of(Fp8Weight weight, const Device& device) {
+  const size_t count = copies_for(device, weight.data.size_bytes());
+  if (device.kind != DeviceKind::kCpu) return std::vector<Fp8Weight>(count, weight);
   std::vector<Fp8Weight> weights{weight};
-  while (weights.size() < copies_for(weight.data.size_bytes())) {
-    weight.data = allocate_spread(dtype, {shape.n, shape.k});
+  while (weights.size() < count) {
+    weight.data = allocate_spread(weight.data.dtype(), weight.data.shape());
     std::memcpy(weight.data.mutable_data(), weights.front().data.data(), weight.data.size_bytes());
     weights.push_back(weight);
   }

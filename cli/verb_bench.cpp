@@ -14,6 +14,7 @@
 #include "anyfp8/base/threads.h"
 #include "anyfp8/linear/linear.h"
 #include "cli/arguments.h"
+#include "cli/bench_cuda.h"
 #include "cli/bench_machine.h"
 #include "cli/bench_peers.h"
 #include "cli/bench_report.h"
@@ -36,6 +37,8 @@ struct Arguments {
   bool peers = false, json = false;
   std::string command;  // this program's command line
 };
+
+bool on_cuda(const Arguments& arguments) { return arguments.device.device().kind == DeviceKind::kCuda; }
 
 // Llama-3-8B: o_proj, gate_proj, down_proj.
 const std::vector<MatrixShape> kDefaultShapes = {{4096, 4096}, {14336, 4096}, {4096, 14336}};
@@ -107,8 +110,6 @@ class KernelMethod : public BenchMethod {
   }
   double read_bytes() const override { return static_cast<double>(weight_bytes_); }
 
-  const Linear& linear() const { return copies_.front(); }
-
  private:
   std::vector<Linear> copies_;
   Workspace workspace_;
@@ -116,6 +117,16 @@ class KernelMethod : public BenchMethod {
   HostTensor x_, y_;
   TensorView x_view_, y_view_;
 };
+
+std::unique_ptr<BenchMethod> kernel_method(std::vector<Linear> copies, size_t weight_bytes) {
+  if (copies.front().device().kind == DeviceKind::kCuda)
+    return cuda_kernel_method(std::move(copies), weight_bytes);
+  return std::make_unique<KernelMethod>(std::move(copies), weight_bytes);
+}
+
+BenchMethods make_peers(const Linear& weight) {
+  return weight.device().kind == DeviceKind::kCuda ? cuda_peer_methods(weight) : peer_methods(weight);
+}
 
 // Names of kernels to measure for one layer; "": whatever selection takes for each m.
 std::vector<std::string> kernels_for(const Arguments& arguments, const LinearConfig& config,
@@ -140,12 +151,12 @@ std::vector<std::string> kernels_for(const Arguments& arguments, const LinearCon
 // Everything that is timed on one shape: kernels first, then peers, then the machine's limits.
 BenchMethods make_methods(const Arguments& arguments, const Device& device, MatrixShape shape) {
   BenchMethods methods;
-  const Linear* first = nullptr;
+  BenchMethods peers;
   size_t first_bytes = 0;
   const SelectOptions environment = SelectOptions::from_environment();
   for (size_t index = 0; index < arguments.schemes.size(); ++index) {
     const std::string& scheme = arguments.schemes[index];
-    const std::vector<Fp8Weight> weights = random_weights(shape, scheme);
+    const std::vector<Fp8Weight> weights = copies_of(random_weight(shape, scheme), device);
     const LinearConfig config = linear_config(weights.front(), arguments.linear);
     for (const std::string& asked : kernels_for(arguments, config, device, environment.disable)) {
       SelectOptions select = environment;
@@ -153,25 +164,23 @@ BenchMethods make_methods(const Arguments& arguments, const Device& device, Matr
       std::vector<Linear> copies;
       for (const Fp8Weight& weight : weights)
         copies.push_back(Linear::create(device, weight, arguments.linear, select));
-      auto method = std::make_unique<KernelMethod>(std::move(copies), weights.front().resident_bytes());
+      if (first_bytes == 0) {
+        first_bytes = weights.front().resident_bytes();
+        if (arguments.peers) peers = make_peers(copies.front());
+      }
+      auto method = kernel_method(std::move(copies), weights.front().resident_bytes());
       method->asked = asked;
       method->scheme = scheme;
       method->scheme_index = static_cast<int>(index);
-      if (first == nullptr) {
-        first = &method->linear();
-        first_bytes = weights.front().resident_bytes();
-      }
       methods.push_back(std::move(method));
     }
   }
-  if (first == nullptr) {
+  if (methods.empty()) {
     throw fail(ErrorCode::kUnsupported, "no kernel of this build {}can run weights {} with activations {}",
                environment.disable.empty() ? "" : "but those of ANYFP8_DISABLE ",
                fmt::join(arguments.schemes, ", "), dtype_name(arguments.linear.in));
   }
-  if (arguments.peers) {
-    for (auto& peer : peer_methods(*first)) methods.push_back(std::move(peer));
-  }
+  std::move(peers.begin(), peers.end(), std::back_inserter(methods));
   methods.push_back(read_method(device, first_bytes));
   if (peak_known(device, arguments.linear.in)) methods.push_back(peak_method(device, arguments.linear.in));
   return methods;
@@ -198,6 +207,8 @@ Verdict check_peer(const BenchMethod& peer, const BenchMethod& kernel) {
 
 std::vector<BenchRow> measure(const BenchMethods& methods, const Arguments& arguments, MatrixShape shape,
                               int64_t m) {
+  // A replay of a graph is a mean already; so many of them show what the card's clocks do.
+  constexpr size_t kLeastReplays = 15;
   const Activations activations = random_activations(m, shape.k, arguments.linear.in, arguments.linear.out);
   std::vector<MeasuredMethod> measured;
   std::vector<BenchMethod*> timed;
@@ -209,7 +220,8 @@ std::vector<BenchRow> measure(const BenchMethods& methods, const Arguments& argu
     if (prepared) timed.push_back(method.get());
     measured.push_back({method.get(), std::move(prepared)});
   }
-  return make_rows(measured, measure_rounds(timed, arguments.seconds), shape, m);
+  return make_rows(measured, measure_rounds(timed, arguments.seconds, on_cuda(arguments) ? kLeastReplays : 0),
+                   shape, m);
 }
 
 // As a shell reads it.
@@ -248,18 +260,22 @@ void print_json_line(const nlohmann::json& value) {
 
 int run_bench(const Arguments& arguments) {
   const Device device = arguments.device.device();
-  const int threads = num_threads();
+  const bool cuda = on_cuda(arguments);
+  const int threads = cuda ? 1 : num_threads();  // of the host: one queues the work
+  const std::string isa =
+      cuda ? fmt::format("sm_{}{}", device.cc.major, device.cc.minor) : isa_text(device.isa);
+  const std::string peers = !arguments.peers ? "" : cuda ? cuda_peers_text() : peers_text();
   nlohmann::json head{{"schema_version", 1},
                       {"device", device.name},
-                      {"isa", isa_text(device.isa)},
+                      {"isa", isa},
                       {"threads", threads},
                       {"activations", dtype_name(arguments.linear.in)},
                       {"command", arguments.command}};
-  if (arguments.peers) head["peers"] = peers_text();
+  if (arguments.peers) head["peers"] = peers;
   if (!arguments.json) {
-    print_out("{} ({}), {} thread{}, activations {}{}{}\n", device.name, isa_text(device.isa), threads,
+    print_out("{} ({}), {} thread{}, activations {}{}{}\n", device.name, isa, threads,
               threads == 1 ? "" : "s", dtype_name(arguments.linear.in), arguments.peers ? "; peers: " : "",
-              arguments.peers ? peers_text() : "");
+              peers);
   }
   if (const Verdict known = peak_known(device, arguments.linear.in); !known)
     print_err("{}\n", known.reason());
@@ -353,12 +369,13 @@ void add_bench(CLI::App& app, Run& run) {
       ->default_str("0.5")
       ->check(number_between(0, 3600));
   add_threads(*verb);
-  verb->add_flag("--peers", arguments->peers, "Also oneDNN and OpenBLAS, on the same work in the same run");
+  verb->add_flag("--peers", arguments->peers,
+                 "Also oneDNN and OpenBLAS, on the same work in the same run; on CUDA always cuBLASLt");
   verb->add_flag("--json", arguments->json, "One JSON object a row, a line each, instead of text");
   verb->callback([arguments, &run] {
-    if (arguments->device.device().kind != DeviceKind::kCpu)
-      throw CLI::ValidationError("--device", "bench measures on the CPU only; leave it out or say cpu");
-    if (arguments->peers && !peers_built()) {
+    if (on_cuda(*arguments)) {
+      arguments->peers = true;
+    } else if (arguments->peers && !peers_built()) {
       throw CLI::ValidationError("--peers",
                                  "this build has no peers; `./dev bench --peers` builds them in, as does "
                                  "cmake with -DANYFP8_BENCH_PEERS=ON");

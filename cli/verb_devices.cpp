@@ -1,4 +1,4 @@
-#include "anyfp8/device/device.h"
+#include "anyfp8/device/cuda_devices.h"
 #include "cli/arguments.h"
 #include "cli/terminal.h"
 #include "cli/verbs.h"
@@ -47,6 +47,9 @@ int devices(bool json) {
     table.add({id_of(d), d.name, has});
   }
   write_out(table.text(stdout));
+  if (const CudaDevices& cuda = cuda_devices(); cuda.devices.empty()) {
+    print_out("\nNo CUDA device: {}.\n", cuda.absence);
+  }
   print_out("\n`anyfp8 plan --device NAME` also plans for hardware that is not here:\n  {}\n",
             wrapped(fmt::format("{}", fmt::join(virtual_device_names(), " ")), 2, line_width(stdout) - 2));
   return 0;

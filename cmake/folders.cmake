@@ -7,7 +7,7 @@ endif()
 set(ANYFP8_OBJECTS "" CACHE INTERNAL "object libraries so far, in include order")
 
 # anyfp8_folder(name): anyfp8/<name>/**.cpp as the object library anyfp8_<name>, *_test.cpp as the test program
-# <name>_test, each *_fuzz.cpp as a libFuzzer program; *.cu too in a CUDA build.
+# <name>_test, each *_fuzz.cpp as a libFuzzer program; *.cu and *_cuda.cpp in a CUDA build alone.
 function(anyfp8_folder name)
   set(folder ${PROJECT_SOURCE_DIR}/anyfp8/${name})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${folder}/*.cpp)
@@ -18,7 +18,10 @@ function(anyfp8_folder name)
   list(FILTER sources EXCLUDE REGEX "_(test|fuzz)\\.cpp$")
   if(ANYFP8_CUDA)
     file(GLOB_RECURSE cuda_sources CONFIGURE_DEPENDS ${folder}/*.cu)
+    anyfp8_cuda_code(${cuda_sources})
     list(APPEND sources ${cuda_sources})
+  else()
+    list(FILTER sources EXCLUDE REGEX "_cuda\\.cpp$")
   endif()
 
   add_library(anyfp8_${name} OBJECT ${sources})
@@ -36,6 +39,25 @@ function(anyfp8_folder name)
       target_link_libraries(${target} PRIVATE ${objects} -fsanitize=fuzzer)
     endforeach()
   endif()
+endfunction()
+
+# Machine code and PTX of CUDA sources. A file whose name ends in _sm75, _sm80 or _sm90 is one family's own: the
+# machine code of its first card and PTX, which later cards of the family compile when they load it. Other files
+# hold plain kernels for every card.
+function(anyfp8_cuda_code)
+  foreach(source ${ARGN})
+    if(source MATCHES "_sm75\\.cu$")
+      set(code -gencode arch=compute_75,code=[sm_75,compute_75])
+    elseif(source MATCHES "_sm80\\.cu$")
+      set(code -gencode arch=compute_80,code=[sm_80,compute_80])
+    elseif(source MATCHES "_sm90\\.cu$")
+      set(code -gencode arch=compute_90,code=[sm_90,compute_90])
+    else()
+      set(code -gencode arch=compute_75,code=[sm_75,compute_75] -gencode arch=compute_80,code=[sm_80,compute_80]
+               -gencode arch=compute_90,code=[sm_90,compute_90])
+    endif()
+    set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${code}")
+  endforeach()
 endfunction()
 
 # A GoogleTest program over the folders declared so far; every TEST is a ctest case.
@@ -84,6 +106,13 @@ function(anyfp8_cli)
   endif()
   find_package(CLI11 REQUIRED)
   file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/cli/*.cpp)
+  if(ANYFP8_CUDA)
+    file(GLOB cuda_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/cli/*.cu)
+    anyfp8_cuda_code(${cuda_sources})
+    list(APPEND sources ${cuda_sources})
+  else()
+    list(FILTER sources EXCLUDE REGEX "_cuda\\.cpp$")
+  endif()
   add_executable(anyfp8_cli ${sources})
   target_link_libraries(anyfp8_cli PRIVATE ${ANYFP8_OBJECTS} CLI11::CLI11)
   set_target_properties(anyfp8_cli PROPERTIES OUTPUT_NAME anyfp8 ENABLE_EXPORTS ON

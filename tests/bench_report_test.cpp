@@ -104,6 +104,28 @@ TEST(BenchReport, ARowComparesWithEverythingOfItsRound) {
   EXPECT_FALSE(rows[4].of_read || rows[5].of_peak);
 }
 
+TEST(BenchReport, OfTheRooflineIsTheLargerPart) {
+  WrittenMethod read(Kind::kRead, "read", 1000, 0), peak(Kind::kPeak, "peak", 0, 1000);
+  for (const double flops : {100.0, 800.0}) {
+    WrittenMethod kernel(Kind::kKernel, "ours", 500, flops);
+    const Samples same = samples_of({1, 1, 1, 1, 1});
+    const auto rows = make_rows({{&kernel, Verdict::yes()}, {&read, Verdict::yes()}, {&peak, Verdict::yes()}},
+                                {same, same, same}, {64, 64}, 1);
+    EXPECT_DOUBLE_EQ(row_json({}, rows[0])["of_roof"], std::max(0.5, flops / 1000));
+    EXPECT_FALSE(row_json({}, rows[1]).contains("of_roof"));
+  }
+}
+
+// A replay of a CUDA graph.
+TEST(BenchReport, AMethodThatMeasuresByItselfIsBelieved) {
+  struct Replay : WrittenMethod {
+    using WrittenMethod::WrittenMethod;
+    Timed timed_run(size_t) override { return {1e-3, false}; }
+  } replay(Kind::kKernel, "ours", 1, 1);
+  const std::vector<Samples> samples = measure_rounds({&replay}, 0, 15);
+  EXPECT_EQ(samples[0].times_us, std::vector<double>(15, 1e-3));
+}
+
 TEST(BenchReport, MeansAreGeometricAndOverEveryShape) {
   const auto means =
       make_means({kernel_row({64, 64}, 0.5, {{"everywhere", {2, false}}, {"here", {5, false}}}),
@@ -123,6 +145,15 @@ TEST(BenchReport, CopiesOfAWeightFillSeveralCaches) {
     EXPECT_GE(copies_for(bytes) * bytes, 3 * 32 * kMiB) << bytes;
   EXPECT_EQ(copies_for(size_t{1} << 40), 2u);
   EXPECT_EQ(copies_for(1), 64u);
+}
+
+TEST(BenchReport, CopiesOnACudaDeviceAre400MBAndFourTimesTheL2) {
+  Device device{.kind = DeviceKind::kCuda, .l2_bytes = 60'000'000};
+  constexpr size_t kBytes = 4096 * 4096;
+  EXPECT_EQ(copies_for(device, kBytes), 24u);
+  device.l2_bytes = 126'000'000;
+  EXPECT_EQ(copies_for(device, kBytes), 31u);
+  EXPECT_EQ(copies_for(device, size_t{1} << 40), 2u);
 }
 
 }  // namespace

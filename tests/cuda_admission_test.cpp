@@ -64,15 +64,20 @@ TEST(FusedW8A16, GroupsShapesAndDtypes) {
       EXPECT_EQ(says(layer(weight_only(group))), "") << group_text(group);
     }
     EXPECT_EQ(says(layer(weight_only(kMx32, DType::kE5M2, DType::kE8M0))), "");
-    expect_in(says(layer(weight_only(kMx32))), "only e8m0");
     expect_in(says(layer(weight_only({128, 64}))), "by 128x64, it takes tensor, row, anyx128, 1x32");
-    expect_in(says(layer(weight_only(kPerRow), Policy::kAccuracy, 57, 131)),
-              "k = 131 is not a multiple of 64");
     EXPECT_EQ(says(layer(weight_only(kPerRow), Policy::kAccuracy, 57, 128)), "") << "any n";
     LinearConfig mixed = layer(weight_only(kPerRow));
     mixed.out = DType::kF16;
     expect_in(says(mixed), "x is bf16 and y is f16");
   }
+}
+
+TEST(WgmmaW8A16, NeedsWholeChunksAndPowersOfTwoFor1x32) {
+  const auto says = [](const char* kernel, const LinearConfig& config) { return reason(kernel, config, cuda(9, 0)); };
+  const LinearConfig odd = layer(weight_only(kPerRow), Policy::kAccuracy, 57, 131), mx = layer(weight_only(kMx32));
+  expect_in(says("cuda_wgmma_w8a16", odd), "k = 131 is not a multiple of 64");
+  expect_in(says("cuda_wgmma_w8a16", mx), "only e8m0");
+  EXPECT_EQ(says("cuda_mma_w8a16", odd) + says("cuda_mma_w8a16", mx), "");
 }
 
 TEST(Turing, RunsFp16AndSaysWhyNotBf16) {

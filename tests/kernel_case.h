@@ -4,14 +4,17 @@
 
 #include <cmath>
 #include <cstring>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "anyfp8/base/float8.h"
 #include "anyfp8/base/tensor.h"
+#include "anyfp8/kernels/common/k64_shuffle.h"
 #include "anyfp8/kernels/common/panel64.h"
 #include "anyfp8/kernels/kernel.h"
+#include "tests/device_buffer.h"
 
 // What a kernel is run on and held to: layers, guarded matrices, and y in double with its error bound.
 namespace anyfp8::test {
@@ -60,7 +63,8 @@ struct Layer {
   std::vector<uint8_t> scale;
   std::vector<float> bias;
   Grid grid{0, 0};
-  bool finite = true;  // no code is NaN or infinite
+  bool finite = true;                // no code is NaN or infinite
+  std::optional<float> input_scale;  // of activations, where the scheme says it is stored
 
   double weight_at(int64_t row, int64_t col) const {
     const QuantKey& key = config.scheme.weight;
@@ -71,7 +75,20 @@ struct Layer {
     return value * decode(key.scale_dtype, scale.data(), r * grid.cols + c);
   }
 
-  // The weight as a kernel reads it that asks for `layout`; `memory` holds what is packed.
+  // The codes as a CUDA kernel reads them that asks for `layout`.
+  std::vector<uint8_t> device_codes(Layout layout) const {
+    if (layout != Layout::kK64Shuffled || !is_float8(config.scheme.weight.dtype)) return weight;
+    const auto k = static_cast<size_t>(config.k), pitch = static_cast<size_t>(shuffled_pitch(config.k));
+    std::vector<uint8_t> codes(static_cast<size_t>(config.n) * pitch);
+    for (size_t row = 0; row < static_cast<size_t>(config.n); ++row) {
+      std::vector<uint8_t> padded(pitch);
+      std::memcpy(padded.data(), weight.data() + row * k, k);
+      for (size_t i = 0; i < pitch; i += kShuffleChunk) shuffle_chunk(&padded[i], &codes[row * pitch + i]);
+    }
+    return codes;
+  }
+
+  // The weight as a kernel of CPUs reads it that asks for `layout`; `memory` holds what is packed.
   PlacedWeight placed(Layout layout, std::vector<uint8_t> (&memory)[2]) const {
     PlacedWeight placed;
     placed.config = config;
@@ -172,31 +189,85 @@ inline Matrix random_matrix(DType dtype, int64_t rows, int64_t cols, int64_t gap
   return matrix;
 }
 
+// Scratch memory that `kernel` asks for.
+inline size_t scratch_bytes(const Kernel& kernel, const Device& device, const Layer& layer, int64_t m) {
+  if (kernel.workspace_bytes == nullptr) return 0;
+  const size_t bytes = kernel.workspace_bytes(layer.config, device, m);
+  EXPECT_LE(bytes, kernel.workspace_bytes(layer.config, device, m + 1));
+  return bytes;
+}
+
+// run() on a CUDA device. `skip` elements lie between an aligned address and x, and y.
+inline Matrix run_on_cuda(const Kernel& kernel, const Device& device, const Layer& layer, Matrix& x,
+                          int64_t gap, size_t skip) {
+  const DeviceGuard guard(device);
+  const QuantKey& key = layer.config.scheme.weight;
+  Matrix y(layer.config.out, x.rows, layer.config.n, gap);
+  const size_t bytes = scratch_bytes(kernel, device, layer, x.rows);
+  const float input_scale = layer.input_scale.value_or(0);
+  const DeviceBuffer data(device, layer.device_codes(kernel.layout)), scale(device, layer.scale),
+      bias(device, layer.bias.data(), layer.bias.size() * sizeof(float)),
+      input(device, &input_scale, sizeof(float)), from(device, x.bytes, skip * dtype_bytes(x.dtype)),
+      to(device, y.bytes, skip * dtype_bytes(y.dtype)), scratch(device, bytes);
+
+  PlacedWeight placed;
+  placed.config = layer.config;
+  placed.device = &device;
+  placed.layout = is_float8(key.dtype) ? kernel.layout : Layout::kRowMajor;
+  placed.data = data.data();
+  placed.scale = layer.scale.empty() ? nullptr : scale.data();
+  placed.grid = layer.grid;
+  placed.finite_codes = layer.finite;
+  placed.bias = layer.bias.empty() ? nullptr : static_cast<const float*>(bias.data());
+  placed.input_scale = layer.input_scale ? static_cast<const float*>(input.data()) : nullptr;
+  TensorView x_view = x.view(), y_view = y.view();
+  x_view.data = from.data();
+  y_view.data = to.data();
+  kernel.apply(placed, x_view, y_view, {scratch.data(), bytes}, {});
+  synchronize({});
+
+  data.expect_unchanged("the weight");
+  scale.expect_unchanged("the scales");
+  bias.expect_unchanged("the bias");
+  input.expect_unchanged("the activation scale");
+  from.expect_unchanged("x");
+  scratch.expect_guards("the workspace");
+  to.expect_guards("y");
+  y.bytes = to.read();
+  EXPECT_TRUE(y.guards_hold()) << "wrote between rows of y";
+  return y;
+}
+
 // y = x · Wᵀ by `kernel`; fails the test when something beside y or the asked-for workspace was written.
 inline Matrix run(const Kernel& kernel, const Device& device, const Layer& layer, Matrix& x,
                   int64_t gap = 0) {
+  if (device.kind == DeviceKind::kCuda) return run_on_cuda(kernel, device, layer, x, gap, 0);
   Matrix y(layer.config.out, x.rows, layer.config.n, gap);
-  size_t bytes = 0;
-  if (kernel.workspace_bytes != nullptr) {
-    bytes = kernel.workspace_bytes(layer.config, device, x.rows);
-    EXPECT_LE(bytes, kernel.workspace_bytes(layer.config, device, x.rows + 1));
-  }
+  const size_t bytes = scratch_bytes(kernel, device, layer, x.rows);
   HostTensor workspace = HostTensor::allocate(DType::kU8, {static_cast<int64_t>(bytes) + 64});
   std::memset(workspace.mutable_data(), Matrix::kGuard, bytes + 64);
   std::vector<uint8_t> memory[2];
-  kernel.apply(layer.placed(kernel.layout, memory), x.view(), y.view(), {workspace.mutable_data(), bytes},
-               {});
+  PlacedWeight placed = layer.placed(kernel.layout, memory);
+  placed.device = &device;
+  kernel.apply(placed, x.view(), y.view(), {workspace.mutable_data(), bytes}, {});
   EXPECT_TRUE(y.guards_hold()) << "wrote beside y";
   for (int i = 0; i < 64; ++i) EXPECT_EQ(workspace.as<uint8_t>()[bytes + i], Matrix::kGuard) << "workspace";
   return y;
 }
 
+// Relative error of a weight as `kernel` multiplies it, beyond its code and its scale: one rounding to 16
+// bits where the product of both is stored as such.
+inline double weight_rounding(const Kernel& kernel, const LinearConfig& config) {
+  const bool stores = kernel.name == "cuda_dequant_w8a16" && is_float8(config.scheme.weight.dtype);
+  return stores ? unit_roundoff(config.in) : 0;
+}
+
 // |y - truth| <= 2 (2 + sqrt(k)) u32 sum|x w| + u_out |truth|: fp32 accumulation loses about sqrt(k)
 // roundings, the scales and the bias two more, and the result is rounded once to its type. `allowed` is what
-// a test has reason to add; `every`: looks at one output of so many.
+// a test has reason to add; `every`: looks at one output of so many; `rounding`: see weight_rounding().
 inline void expect_close(const Layer& layer, const Matrix& x, const Matrix& y, double allowed = 0,
-                         int64_t every = 1) {
-  const double per_term = 2 * (2 + std::sqrt(static_cast<double>(layer.config.k))) * 0x1p-24;
+                         int64_t every = 1, double rounding = 0) {
+  const double per_term = 2 * (2 + std::sqrt(static_cast<double>(layer.config.k))) * 0x1p-24 + rounding;
   std::vector<double> row(layer.config.k);
   for (int64_t n = 0; n < layer.config.n; ++n) {
     for (int64_t k = 0; k < layer.config.k; ++k) row[k] = layer.weight_at(n, k);

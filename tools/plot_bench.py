@@ -6,6 +6,9 @@ or .pdf). All rows are of one device, number of threads, instruction set and typ
 means over the shapes. Left stand the token counts m that reading the weights limits, as the time to read the weights of the
 first scheme once in parts of the time taken; right those that arithmetic limits, in GFLOP/s. The dashed line is what the
 machine itself gave in the same run. Without rows of its peak, reading limits where it takes half the time of the fastest.
+
+With --times it draws the time against m instead, a field for each shape, and the roofline as a dashed line: what reading and
+arithmetic would take at the rates that the machine gave in the same run, whichever is longer.
 """
 import argparse
 import json
@@ -95,9 +98,8 @@ def summarize(rows):
         read = reads.get((row["n"], row["k"], row["m"]))
         if read is None:
             raise ValueError("the rows of type read are missing; give the whole output of `anyfp8 bench --json`")
-        label = row["name"]
+        label = label_of(row, schemes)
         if row["type"] == "kernel":
-            label += f", {row['scheme']}" if len(schemes) > 1 else ""
             kernels += [label] if label not in kernels else []
         parts[label][row["m"]].append(read["us"] / row["us"])
         speeds[label][row["m"]].append(row["gflop_per_s"])
@@ -114,6 +116,69 @@ def summarize(rows):
     else:
         small = {m for by_m in parts.values() for m, part in by_m.items() if geometric_mean(part) > 0.5}
     return chosen(parts, lambda m: m in small), chosen(speeds, lambda m: m not in small), kernels, peak
+
+
+def label_of(row, schemes):
+    return row["name"] + (f", {row['scheme']}" if row["type"] == "kernel" and len(schemes) > 1 else "")
+
+
+def times_by_shape(rows):
+    """{(n, k): ({label: {m: us}}, {m: us of the roofline})} and the labels of kernels. The roofline is that of the first
+    kernel's scheme."""
+    workers = [row for row in rows if row["type"] in ("kernel", "peer") and "refused" not in row]
+    schemes = list(dict.fromkeys(row["scheme"] for row in workers if row["type"] == "kernel"))
+    if not schemes:
+        raise ValueError("no row of a kernel is among the input")
+    shapes, kernels = {}, []
+    for row in workers:
+        label = label_of(row, schemes)
+        times, roof = shapes.setdefault((row["n"], row["k"]), (defaultdict(dict), defaultdict(list)))
+        times[label][row["m"]] = row["us"]
+        if row["type"] == "kernel":
+            kernels += [label] if label not in kernels else []
+            if row["scheme"] == schemes[0] and is_positive(row.get("of_roof")):
+                roof[row["m"]].append(row["us"] * row["of_roof"])
+    # Each kernel's row gives the same roofline, up to the noise of its rounds.
+    return {shape: (times, {m: geometric_mean(us) for m, us in roof.items()})
+            for shape, (times, roof) in shapes.items()}, kernels
+
+
+def choose_colors(labels, kernels):
+    peers = sorted(label for label in labels if label not in kernels)
+    colors = {label: KERNEL_COLORS[i % len(KERNEL_COLORS)] for i, label in enumerate(kernels)}
+    return {**colors, **{label: PEER_COLORS[i % len(PEER_COLORS)] for i, label in enumerate(peers)}}
+
+
+def draw_times(rows, summary, picture, pyplot):
+    shapes, kernels = summary
+    labels = list(dict.fromkeys(label for times, _ in shapes.values() for label in times))
+    colors = choose_colors(labels, kernels)
+    columns = min(len(shapes), 3)
+    lines = math.ceil(len(shapes) / columns)
+    figure, fields = pyplot.subplots(lines, columns, figsize=(5.2 * columns, 4.2 * lines + 0.8), squeeze=False)
+    for axes in fields.flat[len(shapes):]:
+        axes.set_visible(False)
+    for axes, ((n, k), (times, roof)) in zip(fields.flat, shapes.items()):
+        for label, by_m in times.items():
+            counts = sorted(by_m)
+            axes.plot(counts, [by_m[m] for m in counts], color=colors[label], label=label, marker="o", markersize=3,
+                      linestyle="-" if label in kernels else "-.", zorder=3 if label in kernels else 2)
+        if roof:
+            counts = sorted(roof)
+            axes.plot(counts, [roof[m] for m in counts], color="black", linestyle="--", linewidth=1, label="roofline")
+        counts = sorted({m for by_m in times.values() for m in by_m})
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xticks(counts, [str(m) for m in counts], fontsize=7, rotation=60 if len(counts) > 8 else 0)
+        axes.set_xlabel("m")
+        axes.set_ylabel("us")
+        axes.set_title(f"{n} x {k}", fontsize=10)
+        axes.grid(color="#dddddd", linewidth=0.6, zorder=0)
+        axes.legend(fontsize=7, frameon=False)
+    first = rows[0]
+    figure.suptitle(f"anyfp8 on {first['device']} ({first['isa']}), activations {first['activations']}", fontsize=12)
+    figure.tight_layout()
+    figure.savefig(picture, dpi=150)
 
 
 def draw_bars(axes, values, kernels, colors, percent):
@@ -154,9 +219,7 @@ def draw(rows, summary, picture, pyplot):
     head_inches = 0.75 + 0.17 * commands.count("\n")
     inches = 3.9 + head_inches
     labels = list(dict.fromkeys([*reading, *computing]))
-    peers = [label for label in labels if label not in kernels]
-    colors = {label: KERNEL_COLORS[i % len(KERNEL_COLORS)] for i, label in enumerate(kernels)}
-    colors.update({label: PEER_COLORS[i % len(PEER_COLORS)] for i, label in enumerate(sorted(peers))})
+    colors = choose_colors(labels, kernels)
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(12.5, inches))
     for axes, values in ((left, reading), (right, computing)):
         if not values:
@@ -189,6 +252,7 @@ def main(arguments):
     parser = argparse.ArgumentParser(description="Draws what `anyfp8 bench --json` measured.")
     parser.add_argument("files", nargs="*", metavar="FILE", help="JSON lines; none: standard input")
     parser.add_argument("-o", "--output", required=True, metavar="PICTURE", help="a .png, .svg or .pdf file to write")
+    parser.add_argument("--times", action="store_true", help="time against m for each shape, with the roofline")
     options = parser.parse_args(arguments)
     try:
         if options.files:
@@ -201,7 +265,7 @@ def main(arguments):
         rows = read_rows(texts)
         if not rows:
             raise ValueError("there are no rows to draw")
-        summary = summarize(rows)
+        summary = times_by_shape(rows) if options.times else summarize(rows)
         try:
             import matplotlib
         except ImportError:
@@ -209,7 +273,7 @@ def main(arguments):
         matplotlib.use("Agg")
         from matplotlib import pyplot
 
-        draw(rows, summary, options.output, pyplot)
+        (draw_times if options.times else draw)(rows, summary, options.output, pyplot)
     except (OSError, ValueError) as error:
         print(f"plot_bench: {error}", file=sys.stderr)
         return 1

@@ -55,6 +55,41 @@ class PlotBenchTest(unittest.TestCase):
         del rows[1]["us"]
         self.assertEqual(list(plot_bench.summarize(rows)[0]), ["ours"])
 
+    def test_times_are_by_shape_with_the_roofline_of_the_first_scheme(self):
+        rows = (case(1, 4, 8) + case(16, 5, 8) + case(1, 40, 80, shape=(64, 128))
+                + [row("kernel", "ours", 1, 6, scheme="block", of_roof=0.9), row("kernel", "other", 1, 8, scheme="channel")])
+        for line in rows:
+            if line["type"] == "kernel" and line["scheme"] == "channel":
+                line["of_roof"] = 2 / line["us"]
+        shapes, kernels = plot_bench.times_by_shape(rows)
+        self.assertEqual(kernels, ["ours, channel", "ours, block", "other, channel"])
+        times, roof = shapes[64, 64]
+        self.assertEqual(times, {"ours, channel": {1: 4, 16: 5}, "theirs": {1: 8, 16: 8}, "ours, block": {1: 6},
+                                 "other, channel": {1: 8}})
+        self.assertEqual(list(roof), [1, 16])
+        for us in roof.values():
+            self.assertAlmostEqual(us, 2)
+        self.assertEqual(shapes[64, 128][0], {"ours, channel": {1: 40}, "theirs": {1: 80}})
+
+    def test_times_of_peers_alone_are_refused_and_a_missing_roofline_is_not_drawn(self):
+        with self.assertRaisesRegex(ValueError, "no row of a kernel"):
+            plot_bench.times_by_shape(case(1, 2, 4)[1:])
+        self.assertEqual(plot_bench.times_by_shape(case(1, 2, 4))[0][64, 64][1], {})
+
+    def test_a_picture_of_times_is_drawn(self):
+        try:
+            import matplotlib  # noqa: F401
+        except ImportError:
+            self.skipTest("there is no matplotlib")
+        rows = case(1, 4, 8) + case(16, 5, 8) + case(1, 40, 80, shape=(64, 128))
+        rows[0]["of_roof"] = 0.5
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "rows").write_text("\n".join(map(json.dumps, rows)))
+            picture = Path(folder, "p.svg")
+            self.assertEqual(plot_bench.main([str(Path(folder, "rows")), "--times", "-o", str(picture)]), 0)
+            for text in ("64 x 128", "roofline"):
+                self.assertIn(text, picture.read_text())
+
     def expect_failure(self, sentence, text, **modules):
         errors = io.StringIO()
         with tempfile.TemporaryDirectory() as folder:

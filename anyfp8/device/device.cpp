@@ -4,12 +4,15 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstdlib>
 #include <fstream>
+#include <optional>
 #include <span>
 
 #include "anyfp8/base/text.h"
 #include "anyfp8/device/cpu_isa.h"
+#include "anyfp8/device/cuda_devices.h"
 
 namespace anyfp8 {
 namespace {
@@ -94,6 +97,42 @@ CpuIsa capped(const CpuIsa& isa) {
   throw fail(ErrorCode::kInvalidArgument, "ANYFP8_ISA={} is unknown; set it to one of {}", value, names);
 }
 
+// The capabilities for which some kernel has code of its own.
+constexpr ComputeCapability kCaps[] = {{7, 5}, {8, 0}, {8, 6}, {8, 9}, {9, 0}};
+
+std::string dotted(ComputeCapability cc) { return fmt::format("{}.{}", cc.major, cc.minor); }
+
+std::vector<Device> present_cuda_devices() {
+  std::vector<Device> devices = cuda_devices().devices;
+  const char* cap = std::getenv("ANYFP8_CUDA_CC");
+  if (cap == nullptr || *cap == '\0') return devices;
+  for (Device& device : devices) device = with_capped_capability(device, cap);
+  return devices;
+}
+
+// N of "cuda:N".
+std::optional<size_t> cuda_index(std::string_view name) {
+  constexpr std::string_view kPrefix = "cuda:";
+  if (!name.starts_with(kPrefix)) return std::nullopt;
+  const std::string_view digits = name.substr(kPrefix.size());
+  unsigned index = 0;
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), index);
+  if (error != std::errc() || end != digits.data() + digits.size()) return std::nullopt;
+  return index;
+}
+
+Device cuda_device(std::string_view name, size_t index) {
+  const std::vector<Device> present = present_cuda_devices();
+  if (index < present.size()) return present[index];
+  if (present.empty()) {
+    throw fail(ErrorCode::kUnsupported,
+               "device {} was asked for, and {}; use cpu, or name a card such as sm_90 to plan for it", name,
+               cuda_devices().absence);
+  }
+  throw fail(ErrorCode::kUnsupported, "device {} was asked for, and this machine has {}, counted from cuda:0",
+             name, present.size() == 1 ? "one CUDA device" : fmt::format("{} CUDA devices", present.size()));
+}
+
 }  // namespace
 
 Device cpu_device() {
@@ -110,7 +149,57 @@ Device cpu_device() {
   return device;
 }
 
-std::vector<Device> all_devices() { return {cpu_device()}; }
+std::vector<Device> all_devices() {
+  std::vector<Device> devices = present_cuda_devices();
+  devices.insert(devices.begin(), cpu_device());
+  return devices;
+}
+
+Device with_capped_capability(const Device& card, std::string_view cap) {
+  std::string names;
+  for (const ComputeCapability cc : kCaps) {
+    if (dotted(cc) != cap) {
+      names.append(names.empty() ? "" : ", ").append(dotted(cc));
+      continue;
+    }
+    if (cc > card.cc) {
+      throw fail(ErrorCode::kInvalidArgument,
+                 "ANYFP8_CUDA_CC={} is above the {} of cuda:{} ({}); it can only take capability away", cap,
+                 dotted(card.cc), card.index, card.name);
+    }
+    Device capped = card;
+    capped.cc = cc;
+    for (const Card& typical : kCards) {
+      if (typical.cc == cc) capped.smem_per_block = std::min(card.smem_per_block, typical.smem_per_block);
+    }
+    return capped;
+  }
+  throw fail(ErrorCode::kInvalidArgument, "ANYFP8_CUDA_CC={} is unknown; set it to one of {}", cap, names);
+}
+
+void check_present(const Device& device) {
+  if (device.kind == DeviceKind::kCpu) {
+    const CpuIsa here = detect_isa();
+    if (common_isa(here, device.isa) == device.isa) return;
+    throw fail(ErrorCode::kUnsupported,
+               "{} describes a CPU with {}, and this one has {}; it can be planned for, not run on",
+               device.name, isa_text(device.isa), isa_text(here));
+  }
+  const auto& [devices, absence] = cuda_devices();
+  if (devices.empty()) {
+    throw fail(ErrorCode::kUnsupported, "{} is a CUDA device, and {}; it can be planned for, not run on",
+               device.name, absence);
+  }
+  const auto same = [&](const Device& card) {
+    return card.index == device.index && card.name == device.name && card.cc >= device.cc;
+  };
+  if (std::any_of(devices.begin(), devices.end(), same)) return;
+  throw fail(
+      ErrorCode::kUnsupported,
+      "{} (capability {}) describes a CUDA device that is not here; it can be planned for, not run on: "
+      "use cuda:0, which is {}",
+      device.name, dotted(device.cc), devices.front().name);
+}
 
 std::vector<std::string> virtual_device_names() {
   std::vector<std::string> names;
@@ -127,13 +216,7 @@ Device device_from_name(std::string_view name) {
   for (const Card& card : kCards) {
     if (name == card_name(card)) return card_device(card);
   }
-  if (name.starts_with("cuda:")) {
-    throw fail(
-        ErrorCode::kUnsupported,
-        "device {} was asked for, and this build has no CUDA; use cpu, or name a card such as sm_90 to "
-        "plan for it",
-        name);
-  }
+  if (const std::optional<size_t> index = cuda_index(name)) return cuda_device(name, *index);
   std::string names = "cpu, cuda:0";
   for (const std::string& known : virtual_device_names()) names.append(", ").append(known);
   throw fail(ErrorCode::kInvalidArgument, "device '{}' is unknown; the names are {}", name, names);

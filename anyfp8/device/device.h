@@ -51,12 +51,14 @@ struct Device {
 // what lies above the named set, for tests; an unknown name is an Error(kInvalidArgument).
 ANYFP8_API Device cpu_device();
 
-// Every device this process can run a kernel on: the CPU first, then CUDA devices in a CUDA build.
+// Every device this process can run a kernel on: the CPU first, then, in a CUDA build, the driver's CUDA
+// devices. ANYFP8_CUDA_CC=7.5|8.0|8.6|8.9|9.0 caps their capability, for tests of the code that older cards
+// run; an unknown value and one above a card's are an Error(kInvalidArgument).
 ANYFP8_API std::vector<Device> all_devices();
 
 // A device from its name: "cpu" (this one), "cuda:0" (present), and hardware that need not be present:
 // "cpu:scalar", "cpu:avx2", "cpu:avx512", ... and "sm_86" with the figures of a typical card.
-// Error(kInvalidArgument) lists the names that exist.
+// Error(kUnsupported) for a CUDA device that is not here; Error(kInvalidArgument) lists the names that exist.
 ANYFP8_API Device device_from_name(std::string_view name);
 
 // Names that device_from_name() knows without the hardware, in order.

@@ -44,6 +44,7 @@ struct TokenRange {
 // A weight at rest on its device, as a kernel reads it. The Linear that owns the memory outlives the call.
 struct PlacedWeight {
   LinearConfig config;
+  const Device* device = nullptr;  // where it lies
   Layout layout = Layout::kRowMajor;
   const void* data = nullptr;   // [n, k] in `layout`
   const void* scale = nullptr;  // [grid.rows, grid.cols], scheme.weight.scale_dtype; null without scales. In

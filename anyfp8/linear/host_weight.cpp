@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "anyfp8/base/text.h"
 #include "anyfp8/base/threads.h"
 #include "anyfp8/kernels/common/panel64.h"
 
@@ -27,10 +26,10 @@ HostWeight::HostWeight(Fp8Weight weight, Layout layout)
     panels_ = HostTensor::allocate(DType::kU8, {static_cast<int64_t>(shape.code_bytes())});
     packed_scale_ = HostTensor::allocate(DType::kU8, {static_cast<int64_t>(shape.scales_bytes())});
   }
-  replace(std::move(weight));
+  HostWeight::replace(std::move(weight), {});
 }
 
-void HostWeight::replace(Fp8Weight weight) {
+void HostWeight::replace(Fp8Weight weight, Stream) {
   HostTensor bias = weight.bias.defined() ? aligned_f32(weight.bias) : HostTensor();
   if (layout_ == Layout::kPanel64) {
     pack(weight);
@@ -82,30 +81,15 @@ PlacedWeight HostWeight::view(const LinearConfig& config) const {
 
 HostTensor HostWeight::dequantize(int64_t row_begin, int64_t row_end) const {
   if (layout_ == Layout::kRowMajor) return anyfp8::dequantize(weight_, row_begin, row_end);
-  if (row_begin < 0 || row_begin > row_end || row_end > n_) {
-    throw fail(ErrorCode::kInvalidArgument, "rows [{}, {}) asked for of a weight with {} rows", row_begin,
-               row_end, n_);
-  }
-  // As a row-major weight of its own, which begins where a group of rows does.
   const QuantKey& key = weight_.scheme.weight;
   const PanelShape shape = panel_shape(key, n_, k_);
-  const int64_t first_group = key.group.rows == 0 ? 0 : row_begin / key.group.rows;
-  const int64_t first_row = key.group.rows == 0 ? row_begin : first_group * key.group.rows;
   const Grid grid = scale_grid(key.group, n_, k_);
   HostTensor scale = HostTensor::allocate(key.scale_dtype, {grid.rows, grid.cols});
   unpack_scales(key, shape, packed_scale_.data(), scale.mutable_data());
-
-  Fp8Weight part;
-  part.scheme = weight_.scheme;
-  part.data = HostTensor::allocate(key.dtype, {row_end - first_row, k_});
-  unpack_rows(shape, panels_.as<uint8_t>(), first_row, row_end,
-              reinterpret_cast<uint8_t*>(part.data.mutable_data()));
-  const int64_t groups = scale_grid(key.group, std::max<int64_t>(row_end - first_row, 1), k_).rows;
-  part.scale = HostTensor::borrow(
-      key.scale_dtype, {groups, grid.cols},
-      scale.data() + first_group * grid.cols * static_cast<int64_t>(dtype_bytes(key.scale_dtype)),
-      std::make_shared<HostTensor>(scale));
-  return anyfp8::dequantize(part, row_begin - first_row, row_end - first_row);
+  return dequantize_fetched(
+      weight_.scheme, {n_, k_}, scale, row_begin, row_end, [&](int64_t first, int64_t last, std::byte* to) {
+        unpack_rows(shape, panels_.as<uint8_t>(), first, last, reinterpret_cast<uint8_t*>(to));
+      });
 }
 
 size_t HostWeight::resident_bytes() const noexcept {

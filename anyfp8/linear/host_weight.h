@@ -2,9 +2,7 @@
 
 #include <cstddef>
 
-#include "anyfp8/base/tensor.h"
-#include "anyfp8/kernels/kernel.h"
-#include "anyfp8/scheme/fp8_weight.h"
+#include "anyfp8/linear/weight_store.h"
 
 namespace anyfp8 {
 
@@ -12,7 +10,7 @@ namespace anyfp8 {
 //   row-major  the tensors of the Fp8Weight, shared: a mapped checkpoint stays the mapped file
 //   panels     packed once; each panel's pages of a mapped file are given back when it is packed, so that
 //              loading peaks at the packed weight and a panel for each thread
-class HostWeight {
+class HostWeight final : public WeightStore {
  public:
   static bool can_hold(Layout layout) noexcept {
     return layout == Layout::kRowMajor || layout == Layout::kPanel64;
@@ -21,16 +19,10 @@ class HostWeight {
   // `weight` is row-major and passed check_weight(); a 16- or 32-bit weight stays row-major.
   HostWeight(Fp8Weight weight, Layout layout);
 
-  // Another weight of the same shape and scheme, packed into the same memory.
-  void replace(Fp8Weight weight);
-
-  // What kernels read; valid as long as this object stays where it is and is not replaced.
-  PlacedWeight view(const LinearConfig& config) const;
-
-  // Rows [row_begin, row_end) of data * scale as f32 [rows, k].
-  HostTensor dequantize(int64_t row_begin, int64_t row_end) const;
-
-  size_t resident_bytes() const noexcept;
+  void replace(Fp8Weight weight, Stream stream) override;
+  PlacedWeight view(const LinearConfig& config) const override;
+  HostTensor dequantize(int64_t row_begin, int64_t row_end) const override;
+  size_t resident_bytes() const noexcept override;
 
  private:
   void pack(const Fp8Weight& weight);

@@ -1,12 +1,15 @@
 #include "anyfp8/linear/linear.h"
 
 #include <algorithm>
+#include <cstdlib>
+#include <string_view>
 #include <utility>
 
 #include "anyfp8/base/log.h"
 #include "anyfp8/base/text.h"
-#include "anyfp8/device/cpu_isa.h"
-#include "anyfp8/linear/host_weight.h"
+#include "anyfp8/device/cuda_devices.h"
+#include "anyfp8/device/device_memory.h"
+#include "anyfp8/linear/weight_store.h"
 
 namespace anyfp8 {
 namespace {
@@ -21,15 +24,7 @@ void check_matrix(const TensorView& view, const char* name, int64_t rows, int64_
              dtype_name(dtype), rows, cols);
 }
 
-// A Device may describe hardware that is not here; a layer must not be made for it.
-void check_presence(const Device& device) {
-  if (device.kind != DeviceKind::kCpu) return;  // a build with CUDA asks its driver
-  const CpuIsa here = detect_isa();
-  if (common_isa(here, device.isa) == device.isa) return;
-  throw fail(ErrorCode::kUnsupported,
-             "{} describes a CPU with {}, and this one has {}; it can be planned for, not run on",
-             device.name, isa_text(device.isa), isa_text(here));
-}
+bool same_place(const Device& a, const Device& b) { return a.kind == b.kind && a.index == b.index; }
 
 // A W8A16 kernel has no use for the static scale that a checkpoint carries.
 void say_if_input_scale_is_ignored(const Fp8Weight& weight, const Selection& selection) {
@@ -42,14 +37,40 @@ void say_if_input_scale_is_ignored(const Fp8Weight& weight, const Selection& sel
   }
 }
 
+// ANYFP8_SYNC=1: each apply() on a CUDA device waits for its work, so that an error names its layer. For
+// finding faults; slow.
+bool synchronise_each_apply(const Device& device) {
+  const char* value = std::getenv("ANYFP8_SYNC");
+  return device.kind == DeviceKind::kCuda && value != nullptr && std::string_view(value) == "1";
+}
+
 }  // namespace
 
 struct Linear::State {
   Device device;
   LinearConfig config;
   Selection selection;
-  HostWeight weight;
+  std::unique_ptr<WeightStore> weight;
+  bool synchronise;
   PlacedWeight placed;  // of `weight`
+
+  void view_weight() {
+    placed = weight->view(config);
+    placed.device = &device;
+  }
+  void apply(const Kernel& kernel, const TensorView& x, const TensorView& y, Scratch scratch,
+             Stream stream) const {
+    const DeviceGuard guard(device);
+    if (!synchronise) return kernel.apply(placed, x, y, scratch, stream);
+    try {
+      kernel.apply(placed, x, y, scratch, stream);
+      if (!is_capturing(stream)) anyfp8::synchronize(stream);
+    } catch (Error& error) {
+      error.in(
+          fmt::format("{} of the layer n = {}, k = {} at m = {}", kernel.name, config.n, config.k, x.rows));
+      throw;
+    }
+  }
 };
 
 LinearConfig linear_config(const Fp8Weight& weight, const LinearOptions& options) {
@@ -68,8 +89,8 @@ Linear& Linear::operator=(Linear&&) noexcept = default;
 Linear::~Linear() = default;
 
 Linear Linear::create(const Device& device, Fp8Weight weight, const LinearOptions& options,
-                      const SelectOptions& select, Stream /*stream*/) {
-  check_presence(device);
+                      const SelectOptions& select, Stream stream) {
+  check_present(device);
   check_weight(weight);
   if (weight.layout != Layout::kRowMajor) {
     throw fail(ErrorCode::kInvalidArgument, "a layer is made from a row-major weight; this one is {}",
@@ -82,14 +103,11 @@ Linear Linear::create(const Device& device, Fp8Weight weight, const LinearOption
   const LinearConfig config = linear_config(weight, options);
   Selection selection = select_kernel(device, config, select);
   const Kernel& first = *selection.ranges.front().kernel;
-  if (weight.quantized() && !HostWeight::can_hold(first.layout)) {
-    throw fail(ErrorCode::kUnsupported, "{} reads weights in the layout {}, which {} does not hold",
-               first.name, layout_name(first.layout), device.name);
-  }
   say_if_input_scale_is_ignored(weight, selection);
+  auto placed = place_weight(device, std::move(weight), first.layout, first.name, stream);
   auto state = std::unique_ptr<State>(
-      new State{device, config, std::move(selection), HostWeight(std::move(weight), first.layout), {}});
-  state->placed = state->weight.view(config);
+      new State{device, config, std::move(selection), std::move(placed), synchronise_each_apply(device), {}});
+  state->view_weight();
   return Linear(std::move(state));
 }
 
@@ -107,8 +125,13 @@ void Linear::apply(const TensorView& x, const TensorView& y, Workspace& workspac
                  "workspace_bytes(largest m) first",
                  kernel.name, needed, m, workspace.bytes());
     }
+    if (needed > 0 && !same_place(workspace.device(), s.device)) {
+      throw fail(ErrorCode::kInvalidArgument,
+                 "the workspace is on {} and the layer on {}; it needs one there", workspace.device().name,
+                 s.device.name);
+    }
   }
-  kernel.apply(s.placed, x, y, workspace.scratch(), stream);
+  s.apply(kernel, x, y, workspace.scratch(), stream);
 }
 
 size_t Linear::workspace_bytes(int64_t max_m) const {
@@ -121,7 +144,7 @@ size_t Linear::workspace_bytes(int64_t max_m) const {
   return bytes;
 }
 
-void Linear::update_weights(Fp8Weight weight, Stream /*stream*/) {
+void Linear::update_weights(Fp8Weight weight, Stream stream) {
   check_weight(weight);
   const LinearConfig& c = state_->config;
   if (weight.n() != c.n || weight.k() != c.k || weight.scheme != c.scheme ||
@@ -131,17 +154,17 @@ void Linear::update_weights(Fp8Weight weight, Stream /*stream*/) {
                scheme_text(c.scheme), c.n, c.k, c.bias ? " with bias" : "", scheme_text(weight.scheme),
                shape_text(weight.data.shape()), weight.bias.defined() ? " with bias" : "");
   }
-  state_->weight.replace(std::move(weight));
-  state_->placed = state_->weight.view(c);
+  state_->weight->replace(std::move(weight), stream);
+  state_->view_weight();
 }
 
 HostTensor Linear::dequantize(int64_t row_begin, int64_t row_end) const {
-  return state_->weight.dequantize(row_begin, row_end);
+  return state_->weight->dequantize(row_begin, row_end);
 }
 
 const Device& Linear::device() const noexcept { return state_->device; }
 const LinearConfig& Linear::config() const noexcept { return state_->config; }
 const Selection& Linear::selection() const noexcept { return state_->selection; }
-size_t Linear::resident_bytes() const noexcept { return state_->weight.resident_bytes(); }
+size_t Linear::resident_bytes() const noexcept { return state_->weight->resident_bytes(); }
 
 }  // namespace anyfp8

@@ -25,16 +25,20 @@ ANYFP8_API LinearConfig linear_config(const Fp8Weight& weight, const LinearOptio
 // apply() may run from several threads at once, each with its own Workspace; update_weights() may not run
 // beside it. On the CPU 8-bit weights are packed once into the layout of their kernels, and the pages of a
 // mapped checkpoint are given back on the way; 16- and 32-bit weights, and 8-bit ones of a kernel that reads
-// row-major, are not copied: they stay the mapped file.
+// row-major, are not copied: they stay the mapped file. On a CUDA device all of it is copied once, with no
+// other device memory used on the way.
 class ANYFP8_API Linear {
  public:
   // Refuses here, in words, everything that could fail later: a weight that check_weight() refuses, a
-  // layer no kernel can run. `select` defaults to the environment's wishes.
+  // layer no kernel can run. `select` defaults to the environment's wishes. On a CUDA device the weight is
+  // copied through `stream` and is there when this returns: any stream may use the layer.
   static Linear create(const Device& device, Fp8Weight weight, const LinearOptions& options = {},
                        const SelectOptions& select = SelectOptions::from_environment(), Stream stream = {});
 
   // y[m, n] = x[m, k] · Wᵀ + bias for x.rows tokens, any m >= 0. x and y are on the layer's device, of the
-  // dtypes it was created with, and do not overlap. Work on a CUDA device is queued on `stream`.
+  // dtypes it was created with, and do not overlap. Work on a CUDA device is queued on `stream`, whichever
+  // device is the caller's current one, and may be captured in a graph. With ANYFP8_SYNC=1 in the environment
+  // when the layer was created, it waits for that work and an error names the layer.
   // Error(kInvalidArgument) for other shapes, dtypes or a workspace below workspace_bytes(m).
   void apply(const TensorView& x, const TensorView& y, Workspace& workspace, Stream stream = {}) const;
 
@@ -42,7 +46,8 @@ class ANYFP8_API Linear {
   size_t workspace_bytes(int64_t max_m) const;
 
   // Another weight of the same n, k, scheme and bias, into the same storage, so that captured graphs see it;
-  // a weight that is not copied on the CPU is referred to from then on.
+  // a weight that is not copied on the CPU is referred to from then on. On a CUDA device, done when it
+  // returns; applies queued on other streams than `stream` must be done before.
   void update_weights(Fp8Weight weight, Stream stream = {});
 
   // Rows [row_begin, row_end) of data * scale as f32 [rows, k] in host memory.

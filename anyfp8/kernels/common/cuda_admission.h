@@ -1,11 +1,19 @@
 #pragma once
 
 #include "anyfp8/base/text.h"
+#include "anyfp8/kernels/common/cublaslt_gemm_cuda.h"
 #include "anyfp8/kernels/kernel.h"
 
 // What the admission rules of the CUDA kernels share. Plain C++: built everywhere, so that the choice for
 // any card is known, and tested, on machines without one.
 namespace anyfp8 {
+
+// The launch of a kernel's table: null in a build without CUDA, where its .cu file is not compiled.
+#ifdef ANYFP8_HAVE_CUDA
+#define ANYFP8_LAUNCH(function) (function)
+#else
+#define ANYFP8_LAUNCH(function) nullptr
+#endif
 
 inline constexpr ComputeCapability kTuring{7, 5};
 inline constexpr ComputeCapability kAmpere{8, 0};
@@ -13,9 +21,6 @@ inline constexpr ComputeCapability kAda{8, 9};
 inline constexpr ComputeCapability kHopper{9, 0};
 // The newest that cuBLAS 13 was built for. PTX of our own runs on later cards; a library's kernels may not.
 inline constexpr ComputeCapability kNewestOfCublas{12, 1};
-
-// Scratch memory that cuBLASLt wants on Hopper to have all its kernels to choose from.
-inline constexpr size_t kCublasBytes = size_t{32} << 20;
 
 inline constexpr DType kFloat8Types[] = {DType::kE4M3, DType::kE5M2};
 inline constexpr DType kHalfTypes[] = {DType::kBF16, DType::kF16};
@@ -45,20 +50,14 @@ inline Verdict tensor_core_takes(DType in, const Device& device) {
   return Verdict::yes();
 }
 
-// The fused W8A16 kernels (wgmma and mma.sync) dequantise in registers and share their rules: a scale is
-// constant over the 64 k of a shuffled chunk, or belongs to half a chunk and is a power of two, which
-// multiplies a 16-bit fragment without rounding.
+// The fused W8A16 kernels (wgmma and mma.sync) dequantise in registers and share their rules: a scale is constant over
+// two 16-wide steps of a product at least.
 inline constexpr Group kFusedGroups[] = {kPerTensor, kPerRow, {kAnyExtent, 128}, kMx32};
 
 inline Verdict check_fused_w8a16(const LinearConfig& config, const Device& device) {
-  const QuantKey& weight = config.scheme.weight;
   if (Verdict verdict = tensor_core_takes(config.in, device); !verdict) return verdict;
   ANYFP8_NEED(config.in == config.out, "x is {} and y is {}: it writes the dtype it reads",
               dtype_name(config.in), dtype_name(config.out));
-  ANYFP8_NEED(config.k % 64 == 0, "k = {} is not a multiple of 64, the chunk it loads", config.k);
-  ANYFP8_NEED(weight.group != kMx32 || weight.scale_dtype == DType::kE8M0,
-              "scales of 1x32 groups are {}: only e8m0 ones multiply 16-bit fragments exactly",
-              dtype_name(weight.scale_dtype));
   return Verdict::yes();
 }
 

@@ -13,34 +13,39 @@
 namespace anyfp8 {
 namespace {
 
-// The chunks of a panel, in order.
+// The chunks of a panel, in order. `longest` is for tiles that read each code once and keep nothing of it: a
+// group whole, or as many as the kernel can be given scales for. Between two chunks, some hundred
+// instructions ask the memory for nothing, which costs one token a fifth of its time where chunks are of 32
+// KiB.
 class Chunks {
  public:
-  explicit Chunks(const PanelShape& shape) : shape_(shape) {
+  Chunks(const PanelShape& shape, bool longest)
+      : shape_(shape), most_steps_(longest ? shape.steps : kSegmentSteps) {
     if (shape.group_steps < kSegmentSteps) {
-      groups_per_chunk_ = kSegmentSteps / shape.group_steps;
+      groups_per_chunk_ = longest ? kMostScales : kSegmentSteps / shape.group_steps;
       count_ = (shape.groups + groups_per_chunk_ - 1) / groups_per_chunk_;
       return;
     }
-    chunks_per_group_ = (shape.group_steps + kSegmentSteps - 1) / kSegmentSteps;
+    chunks_per_group_ = (shape.group_steps + most_steps_ - 1) / most_steps_;
     const int64_t last_steps = shape.steps - (shape.groups - 1) * shape.group_steps;
-    count_ = (shape.groups - 1) * chunks_per_group_ + (last_steps + kSegmentSteps - 1) / kSegmentSteps;
+    count_ = (shape.groups - 1) * chunks_per_group_ + (last_steps + most_steps_ - 1) / most_steps_;
   }
+
+  static constexpr int64_t kMostScales = kSegmentSteps;  // of an output, in a chunk
 
   int64_t count() const { return count_; }
 
   PanelChunk at(int64_t index) const {
     const int64_t group = index * groups_per_chunk_ / chunks_per_group_;
-    const int64_t step = group * shape_.group_steps + index % chunks_per_group_ * kSegmentSteps;
+    const int64_t step = group * shape_.group_steps + index % chunks_per_group_ * most_steps_;
     const int64_t group_end = std::min((group + groups_per_chunk_) * shape_.group_steps, shape_.steps);
-    const int64_t steps = chunks_per_group_ == 1 && groups_per_chunk_ > 1
-                              ? group_end - step
-                              : std::min(group_end - step, kSegmentSteps);
-    return {step, steps, group, std::min(shape_.group_steps, kSegmentSteps)};
+    return {step, std::min(group_end - step, most_steps_), group,
+            std::min(shape_.group_steps, kSegmentSteps)};
   }
 
  private:
   const PanelShape& shape_;
+  int64_t most_steps_;
   int64_t count_ = 0, groups_per_chunk_ = 1, chunks_per_group_ = 1;
 };
 
@@ -191,6 +196,9 @@ class TilePacker {
         first_(first),
         tokens_(last - first),
         factor_(factor),
+        as_given_(!plan.math->blocks_of_x && plan.parts == 1 &&
+                  (plan.math->units_per_step == 2 ? x.dtype == DType::kBF16
+                                                  : x.dtype == DType::kF32 && factor == 1)),
         to_(static_cast<uint32_t*>(to)) {}
 
   // Where the tile that begins at `token` begins in a chunk.
@@ -212,6 +220,10 @@ class TilePacker {
       for (int64_t k = begin; k < end; k += kPiece) {
         const int64_t count = std::min(kPiece, end - k);
         uint32_t* rows = to + (step + (k - begin) / kStepK) * plan_.math->units_per_step * tile_rows;
+        if (as_given_ && count % kStepK == 0) {
+          put_units(token, tokens, k, count * dtype_bytes(x_.dtype) / 4, rows);
+          continue;
+        }
         for (int64_t t = 0; t < tokens; ++t) {
           pack_piece(token + t, k, count, rows + t * plan_.parts * plan_.x_block(), tile_rows);
         }
@@ -221,6 +233,38 @@ class TilePacker {
 
  private:
   static constexpr int64_t kPiece = 128;
+
+  // A unit is 4 bytes of x: four tokens x four units at a time, the last four tokens overlapping those
+  // before.
+  void put_units(int64_t token, int64_t tokens, int64_t k, int64_t units, uint32_t* to) const {
+    using Four = uint32_t __attribute__((vector_size(16), aligned(4), may_alias));
+    const auto* from =
+        static_cast<const std::byte*>(x_.data) + (token * x_.row_stride + k) * dtype_bytes(x_.dtype);
+    const int64_t stride = x_.row_stride * dtype_bytes(x_.dtype);
+    if (tokens < 4 || units % 4 != 0) {
+      for (int64_t i = 0; i < units; ++i) {
+        for (int64_t t = 0; t < tokens; ++t) std::memcpy(to++, from + t * stride + i * 4, 4);
+      }
+      return;
+    }
+    for (int64_t t = 0; t < tokens; t += 4) {
+      const int64_t first = std::min(t, tokens - 4);
+      const auto* rows = from + first * stride;
+      for (int64_t i = 0; i < units; i += 4) {
+        const auto row = [&](int64_t r) { return *reinterpret_cast<const Four*>(rows + r * stride + i * 4); };
+        const Four a = row(0), b = row(1), c = row(2), d = row(3);
+        const Four ab = __builtin_shufflevector(a, b, 0, 4, 1, 5),
+                   cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+        const Four ab2 = __builtin_shufflevector(a, b, 2, 6, 3, 7),
+                   cd2 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+        uint32_t* const at = to + i * tokens + first;
+        *reinterpret_cast<Four*>(at) = __builtin_shufflevector(ab, cd, 0, 1, 4, 5);
+        *reinterpret_cast<Four*>(at + tokens) = __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+        *reinterpret_cast<Four*>(at + 2 * tokens) = __builtin_shufflevector(ab2, cd2, 0, 1, 4, 5);
+        *reinterpret_cast<Four*>(at + 3 * tokens) = __builtin_shufflevector(ab2, cd2, 2, 3, 6, 7);
+      }
+    }
+  }
 
   void pack_piece(int64_t token, int64_t k, int64_t count, uint32_t* to, int64_t stride) const {
     const auto* from =
@@ -274,6 +318,7 @@ class TilePacker {
   const TensorView& x_;
   int64_t first_, tokens_;
   float factor_;
+  bool as_given_;  // units are the 4 bytes that x has there
   uint32_t* to_;
 };
 
@@ -291,21 +336,21 @@ struct Worker {
   std::byte* buffer;
   float* totals;
 
-  // The chunk's scales as [segments][64] fp32; `room` is for those that do not lie so.
+  // The chunk's scales as [groups][64] fp32; `room` is for those that do not lie so.
   const float* scales(int64_t panel, const PanelChunk& chunk, float* room) const {
     const int64_t first = (panel * shape.groups + chunk.group) * shape.scale_width;
-    const int64_t segments = (chunk.steps + chunk.segment_steps - 1) / chunk.segment_steps;
+    const int64_t groups = (chunk.steps + shape.group_steps - 1) / shape.group_steps;
     const bool is_e8m0 = weight.config.scheme.weight.scale_dtype == DType::kE8M0;
     const auto* codes = static_cast<const uint8_t*>(weight.scale) + first;
     const auto* floats = static_cast<const float*>(weight.scale) + first;
     if (shape.scale_width == 1) {
-      for (int64_t i = 0; i < segments; ++i) {
+      for (int64_t i = 0; i < groups; ++i) {
         std::fill_n(room + i * kPanelOutputs, kPanelOutputs, is_e8m0 ? e8m0_to_f32(codes[i]) : floats[i]);
       }
       return room;
     }
     if (!is_e8m0) return floats;
-    isa.widen_e8m0(codes, segments * kPanelOutputs, room);
+    isa.widen_e8m0(codes, groups * kPanelOutputs, room);
     return room;
   }
 
@@ -336,20 +381,24 @@ struct Worker {
     const int64_t first = plan.tile_begin(tile_begin), last = plan.tile_begin(tile_end);
     const int64_t panel_totals = (last - first) * plan.parts * kPanelOutputs;
     std::fill_n(totals, (panel_end - panel_begin) * panel_totals, 0.0f);
-    alignas(64) float room[kSegmentSteps * kPanelOutputs];
+    alignas(64) float room[Chunks::kMostScales * kPanelOutputs];
     for (int64_t i = 0; i < chunks.count(); ++i) {
       const PanelChunk chunk = chunks.at(i);
       for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
-        const bool last_panel = panel + 1 == panel_end;
-        const PanelTask task{
-            .codes = codes(panel, chunk.step),
-            .next = last_panel ? codes(panel_begin, chunk.step + chunk.steps) : codes(panel + 1, chunk.step),
-            .prefetch_one = prefetches_one_row(),
-            .dtype = weight.config.scheme.weight.dtype,
-            .steps = chunk.steps,
-            .segment_steps = chunk.segment_steps,
-            .scale = scales(panel, chunk, room),
-            .sum_factor = {shifted.sum_factor[0], shifted.sum_factor[1]}};
+        const uint8_t* const next = panel + 1 < panel_end    ? codes(panel + 1, chunk.step)
+                                    : i + 1 < chunks.count() ? codes(panel_begin, chunk.step + chunk.steps)
+                                                             : codes(panel_end, 0);
+        PanelTask task{.codes = codes(panel, chunk.step),
+                       .next = next,
+                       .share = nullptr,
+                       .share_step_bytes = kStepBytes / (tile_end - tile_begin),
+                       .prefetch_one = prefetches_one_row(),
+                       .dtype = weight.config.scheme.weight.dtype,
+                       .steps = chunk.steps,
+                       .segment_steps = chunk.segment_steps,
+                       .scale = scales(panel, chunk, room),
+                       .scale_step = shape.group_steps < kSegmentSteps ? kPanelOutputs : 0,
+                       .sum_factor = {shifted.sum_factor[0], shifted.sum_factor[1]}};
         if (!plan.direct) plan.math->decode(task, buffer);
         float* const sums = totals + (panel - panel_begin) * panel_totals;
         int64_t token = first;
@@ -357,6 +406,7 @@ struct Worker {
           const int64_t end = plan.tile_begin(tile + 1);
           const int rows = static_cast<int>((end - token) * plan.parts);
           float* const tile_sums = sums + (token - first) * plan.parts * kPanelOutputs;
+          task.share = task.next + task.steps * task.share_step_bytes * (tile - tile_begin);
           if (plan.direct) {
             plan.math->direct(task, tiles.at(token, chunk), rows, tile_sums);
           } else {
@@ -366,10 +416,11 @@ struct Worker {
         }
       }
     }
-    for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
-      const int64_t output = panel * kPanelOutputs, count = std::min(kPanelOutputs, shape.n - output);
-      const float* sums = totals + (panel - panel_begin) * panel_totals;
-      for (int64_t token = first; token < last; ++token, sums += plan.parts * kPanelOutputs) {
+    for (int64_t token = first; token < last; ++token) {  // row by row of y, as memory has it
+      for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
+        const int64_t output = panel * kPanelOutputs, count = std::min(kPanelOutputs, shape.n - output);
+        const float* sums =
+            totals + (panel - panel_begin) * panel_totals + (token - first) * plan.parts * kPanelOutputs;
         auto* to = static_cast<std::byte*>(y.data) + (token * y.row_stride + output) * dtype_bytes(y.dtype);
         isa.epilogue(sums, plan.parts, weight.bias == nullptr ? nullptr : weight.bias + output, count, to,
                      y.dtype);
@@ -410,7 +461,6 @@ void apply_panels(const PanelIsa& isa, const PlacedWeight& weight, const TensorV
   const LinearConfig& config = weight.config;
   if (x.rows == 0) return;
   const PanelShape shape = panel_shape(config.scheme.weight, config.n, config.k);
-  const Chunks chunks(shape);
   Plan plan = plan_of(isa, config, x.rows);
   ShiftedToken shifted;
   if (isa.shifted != nullptr && x.rows == 1 && plan.math == isa.fma && weight.finite_codes &&
@@ -418,6 +468,7 @@ void apply_panels(const PanelIsa& isa, const PlacedWeight& weight, const TensorV
     shifted = ShiftedToken(isa, x);
     if (shifted.possible) plan.math = isa.shifted;
   }
+  const Chunks chunks(shape, plan.direct && plan.rows() <= plan.math->one_pass_rows);
   const int useful = useful_threads(work_ns(x.rows, config.n, config.k));
   const bool alone = packs_alone(shape, useful);
   const ScratchSizes sizes(plan, shape, alone);

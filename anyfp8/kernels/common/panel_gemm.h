@@ -38,12 +38,15 @@ struct PanelChunk {
 // What a tile multiplies: one chunk, of one panel.
 struct PanelTask {
   const uint8_t* codes;
-  const uint8_t* next;  // what is read after this chunk, to ask the memory for it in time
-  bool prefetch_one;    // whether a tile of one row asks the memory ahead
+  const uint8_t* next;   // what is read after this chunk, to ask the memory for it in time
+  const uint8_t* share;  // where several tiles read this chunk: the part of the next that this one asks for
+  int64_t share_step_bytes;  // of it for each step
+  bool prefetch_one;         // whether a tile of one row asks the memory ahead
   DType dtype;
   int64_t steps;
   int64_t segment_steps;
-  const float* scale;   // [segments][64]
+  const float* scale;   // [64], of the first segment
+  int64_t scale_step;   // from a segment's to the next one's: 64, or 0 where all have the same
   float sum_factor[2];  // of PanelIsa::shifted: their product turns a sum into that of x and the weight
 };
 
@@ -57,6 +60,7 @@ struct PanelMath {
   int units_per_step;    // 2: pairs of bf16. 4: fp32
   int direct_tile_rows;  // most rows of a direct tile
   int64_t direct_rows;   // up to so many rows in all, direct
+  int one_pass_rows;     // direct tiles of up to so many rows read each code once
   int buffer_tile_rows;  // most rows of a buffered tile
   // x[unit / kXBlock][rows][kXBlock] instead, zeros behind the last unit. Where a tile has fewer than kXBlock
   // rows, as many are read, and take as long.

@@ -1,30 +1,32 @@
-#include <algorithm>
-
 #include "anyfp8/kernels/common/cuda_admission.h"
+#include "anyfp8/kernels/cuda_dequant_w8a16/slab_split.h"
 #include "anyfp8/kernels/kernel_list.h"
+
+namespace anyfp8 {
+
+void apply_cuda_dequant_w8a16(const PlacedWeight& placed, const TensorView& x, const TensorView& y,
+                              Scratch scratch, Stream stream);  // cuda_dequant_w8a16.cu
 
 // Prefill where a fused kernel trails cuBLAS: a slab of weight rows is dequantised into scratch memory and
 // multiplied by cuBLASLt in 16 bit, slab after slab.
 //
 //   weight [n, k]   slab 0 | slab 1 | ...   ->  scratch [slab_rows, k] 16 bit  ->  y[:, slab]
 //
-// 16-bit weights (lm_head) need no slab: cuBLASLt reads them where they are, at every m.
-namespace anyfp8 {
+// A slab's value is code * scale rounded once to 16 bit. The bias is added to the fp32 sum in y's dtype, the
+// only one that cuBLASLt takes: exact where the checkpoint stores it so, else rounded as the weights are.
+//
+// 16-bit weights (lm_head) need no slab: cuBLASLt reads them where they are, at every m. What has no rounding
+// but that of y shall keep to it: with a bias, seldom there, sums go to scratch in fp32 and the bias is added
+// to these.
 namespace {
 
 constexpr DType kWeightTypes[] = {DType::kE4M3, DType::kE5M2, DType::kBF16, DType::kF16};
 constexpr Group kGroups[] = {{kAnyExtent, kAnyExtent}};
 
-constexpr size_t kSlabBytes = size_t{32} << 20;  // is read back from the L2 (A100 40 MB, H200 60 MB)
-constexpr int64_t kSlabGranule = 128;            // rows of the GEMM's tile
+constexpr int64_t kMostWithBias = int64_t{kCublasBytes} / 4;  // leaves cuBLASLt half of its part
 
 // No m: the fused kernel is never behind.
 constexpr TokenRange kNever{0, 0};
-
-int64_t slab_rows(const LinearConfig& config) {
-  const int64_t fit = static_cast<int64_t>(kSlabBytes / 2) / config.k / kSlabGranule * kSlabGranule;
-  return std::min(config.n, fit);
-}
 
 Verdict check(const LinearConfig& config, const Device& device) {
   const DType weight = config.scheme.weight.dtype;
@@ -38,9 +40,11 @@ Verdict check(const LinearConfig& config, const Device& device) {
               config.k);
   ANYFP8_NEED(config.n % 8 == 0, "n = {} is not a multiple of 8: 16-bit rows of y need 16-byte alignment",
               config.n);
-  ANYFP8_NEED(!is_float8(weight) || slab_rows(config) > 0,
+  ANYFP8_NEED(!is_float8(weight) || slab_rows(config.n, config.k) > 0,
               "k = {}: {} dequantised rows do not fit its {} MiB of scratch", config.k, kSlabGranule,
               kSlabBytes >> 20);
+  ANYFP8_NEED(!is_float8(weight) || !config.bias || config.n <= kMostWithBias,
+              "n = {}: a bias has room for {} outputs in its scratch", config.n, kMostWithBias);
   return Verdict::yes();
 }
 
@@ -61,8 +65,8 @@ TokenRange tokens(const LinearConfig& config, const Device& device) {
 }
 
 size_t workspace_bytes(const LinearConfig& config, const Device&, int64_t) {
-  if (!is_float8(config.scheme.weight.dtype)) return kCublasBytes;
-  return kCublasBytes + static_cast<size_t>(slab_rows(config) * config.k * 2);
+  if (!is_float8(config.scheme.weight.dtype)) return kCublasBytes + (config.bias ? kSlabBytes : 0);
+  return kCublasBytes + static_cast<size_t>(slab_rows(config.n, config.k) * config.k * 2);
 }
 
 }  // namespace
@@ -83,6 +87,7 @@ constinit const Kernel cuda_dequant_w8a16{
     .check = check,
     .tokens = tokens,
     .workspace_bytes = workspace_bytes,
+    .apply = ANYFP8_LAUNCH(apply_cuda_dequant_w8a16),
 };
 
 }  // namespace anyfp8

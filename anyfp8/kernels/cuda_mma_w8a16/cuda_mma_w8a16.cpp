@@ -1,4 +1,5 @@
 #include "anyfp8/kernels/common/cuda_admission.h"
+#include "anyfp8/kernels/cuda_mma_w8a16/mma_launch.h"
 #include "anyfp8/kernels/kernel_list.h"
 
 // mma.sync, weights as operand A: the portable fused kernel. Its PTX is in every build, so a card newer
@@ -8,6 +9,10 @@ namespace {
 
 // The kernels before it in the list have the crossovers; what they leave is served here.
 TokenRange tokens(const LinearConfig&, const Device&) { return {}; }
+
+size_t workspace_bytes(const LinearConfig&, const Device& device, int64_t) {
+  return mma::most_scratch_bytes(mma::family_of(device.cc), device.sm_count);
+}
 
 }  // namespace
 
@@ -26,6 +31,8 @@ constinit const Kernel cuda_mma_w8a16{
     .supports = cuda_supports,
     .check = check_fused_w8a16,
     .tokens = tokens,
+    .workspace_bytes = workspace_bytes,
+    .apply = ANYFP8_LAUNCH(apply_cuda_mma_w8a16),
 };
 
 }  // namespace anyfp8

@@ -1,8 +1,13 @@
 #include "anyfp8/kernels/common/cuda_admission.h"
 #include "anyfp8/kernels/kernel_list.h"
 
-// One thread an output element: slow, and there for every scheme and shape the others refuse.
 namespace anyfp8 {
+
+void apply_cuda_reference(const PlacedWeight& placed, const TensorView& x, const TensorView& y, Scratch,
+                          Stream stream);  // cuda_reference.cu
+
+// A warp for a few rows and tokens, plain loads: slow, and there for every scheme and shape the others
+// refuse.
 namespace {
 
 constexpr DType kWeightTypes[] = {DType::kE4M3, DType::kE5M2, DType::kBF16, DType::kF16, DType::kF32};
@@ -27,6 +32,7 @@ constinit const Kernel cuda_reference{
     .batch_invariant = true,
     .supports = cuda_supports,
     .tokens = tokens,
+    .apply = ANYFP8_LAUNCH(apply_cuda_reference),
 };
 
 }  // namespace anyfp8

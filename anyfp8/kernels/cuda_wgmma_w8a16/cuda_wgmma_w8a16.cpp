@@ -14,6 +14,15 @@ Verdict supports(const Device& device) {
   return Verdict::yes();
 }
 
+Verdict check(const LinearConfig& config, const Device& device) {
+  const QuantKey& weight = config.scheme.weight;
+  ANYFP8_NEED(config.k % 64 == 0, "k = {} is not a multiple of 64, the chunk it loads", config.k);
+  ANYFP8_NEED(weight.group != kMx32 || weight.scale_dtype == DType::kE8M0,
+              "scales of 1x32 groups are {}: only e8m0 ones multiply 16-bit fragments exactly",
+              dtype_name(weight.scale_dtype));
+  return check_fused_w8a16(config, device);
+}
+
 // Kernels of this kind were measured at 0.96x the time of cuBLAS bf16 at m = 4096 and 0.90x at 8192
 // (H200, 8192 x 8192), and lead at every smaller m: no upper bound.
 TokenRange tokens(const LinearConfig&, const Device&) { return {}; }
@@ -33,7 +42,7 @@ constinit const Kernel cuda_wgmma_w8a16{
     .activation = ActivationUse::kAsGiven,
     .batch_invariant = true,  // the split of k is a function of (n, k), never of m
     .supports = supports,
-    .check = check_fused_w8a16,
+    .check = check,
     .tokens = tokens,
 };
 

@@ -1,0 +1,192 @@
+#include "anyfp8/kernels/common/cublaslt_gemm_cuda.h"
+
+#include <cublasLt.h>
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <mutex>
+
+#include "anyfp8/base/text.h"
+#include "anyfp8/device/check_cuda.h"
+
+// cuBLASLt sees the transposed product, columns first:
+//   D[n, m] = op(A)[n, k] · B[k, m] + bias[n]   A = w as [k, n], transposed; B = x as [k, m]; D = y as [n, m]
+namespace anyfp8 {
+namespace {
+
+void check_cublas(cublasStatus_t status, const char* what) {
+  if (status == CUBLAS_STATUS_SUCCESS) return;
+  throw fail(ErrorCode::kCuda, "{} ({}) from {}", cublasLtGetStatusString(status), static_cast<int>(status),
+             what);
+}
+
+// Making a handle or asking for an algorithm may allocate and load code, which a captured stream of this
+// thread would forbid though nothing of it is queued there.
+class RelaxedCapture {
+ public:
+  RelaxedCapture() { ANYFP8_CUDA_CHECK(cudaThreadExchangeStreamCaptureMode(&mode_)); }
+  ~RelaxedCapture() {
+    if (cudaThreadExchangeStreamCaptureMode(&mode_) != cudaSuccess) static_cast<void>(cudaGetLastError());
+  }
+  RelaxedCapture(const RelaxedCapture&) = delete;
+  RelaxedCapture& operator=(const RelaxedCapture&) = delete;
+
+ private:
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
+
+// The largest power of two up to 256, cuBLASLt's own default, that divides the address.
+uint32_t alignment_of(const void* pointer) {
+  const auto address = reinterpret_cast<uintptr_t>(pointer) | 256;
+  return static_cast<uint32_t>(address & -address);
+}
+
+cudaDataType_t cuda_type(DType dtype) {
+  return dtype == DType::kF32 ? CUDA_R_32F : dtype == DType::kBF16 ? CUDA_R_16BF : CUDA_R_16F;
+}
+
+// On the stack: cublasLt's Create functions would allocate.
+struct Problem {
+  cublasLtMatmulDescOpaque_t operation{};
+  cublasLtMatrixLayoutOpaque_t a{}, b{}, d{};
+
+  explicit Problem(const CublasGemm& gemm) {
+    const cudaDataType_t type = cuda_type(gemm.dtype);
+    check_cublas(cublasLtMatmulDescInit(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F),
+                 "cublasLtMatmulDescInit");
+    set(CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
+    if (gemm.bias != nullptr) {
+      set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
+      set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, gemm.bias);
+    }
+    layout(a, type, gemm.k, gemm.n, gemm.w_stride);
+    layout(b, type, gemm.k, gemm.m, gemm.x_stride);
+    layout(d, cuda_type(gemm.out), gemm.n, gemm.m, gemm.y_stride);
+  }
+
+ private:
+  template <typename Value>
+  void set(cublasLtMatmulDescAttributes_t attribute, const Value& value) {
+    check_cublas(cublasLtMatmulDescSetAttribute(&operation, attribute, &value, sizeof(value)),
+                 "cublasLtMatmulDescSetAttribute");
+  }
+  // The stride of a single row means nothing and may be below its length.
+  static void layout(cublasLtMatrixLayoutOpaque_t& layout, cudaDataType_t type, int64_t rows, int64_t columns,
+                     int64_t stride) {
+    check_cublas(cublasLtMatrixLayoutInit(&layout, type, static_cast<uint64_t>(rows),
+                                          static_cast<uint64_t>(columns), std::max(stride, rows)),
+                 "cublasLtMatrixLayoutInit");
+  }
+};
+
+// What an algorithm depends on: device, m, n, k, strides, dtypes, bias, alignments, scratch.
+using Key = std::array<int64_t, 15>;
+
+Key key_of(int device, const CublasGemm& gemm, size_t workspace_bytes) {
+  return {device,
+          gemm.m,
+          gemm.n,
+          gemm.k,
+          gemm.x_stride,
+          gemm.w_stride,
+          gemm.y_stride,
+          static_cast<int64_t>(gemm.dtype),
+          static_cast<int64_t>(gemm.out),
+          gemm.bias != nullptr,
+          alignment_of(gemm.x),
+          alignment_of(gemm.w),
+          alignment_of(gemm.y),
+          alignment_of(gemm.bias),
+          static_cast<int64_t>(workspace_bytes)};
+}
+
+template <typename Value>
+void set(cublasLtMatmulPreferenceOpaque_t& preference, cublasLtMatmulPreferenceAttributes_t attribute,
+         const Value& value) {
+  check_cublas(cublasLtMatmulPreferenceSetAttribute(&preference, attribute, &value, sizeof(value)),
+               "cublasLtMatmulPreferenceSetAttribute");
+}
+
+cublasLtMatmulAlgo_t choose_algorithm(cublasLtHandle_t handle, const CublasGemm& gemm, Problem& problem,
+                                      size_t workspace_bytes) {
+  cublasLtMatmulPreferenceOpaque_t preference{};
+  check_cublas(cublasLtMatmulPreferenceInit(&preference), "cublasLtMatmulPreferenceInit");
+  set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t{workspace_bytes});
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment_of(gemm.w));
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment_of(gemm.x));
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment_of(gemm.y));
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment_of(gemm.y));
+  // Parts of k are added in fp32, never in y's 16 bits.
+  set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+      uint32_t{CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE});
+  cublasLtMatmulHeuristicResult_t result{};
+  int found = 0;
+  const cublasStatus_t status =
+      cublasLtMatmulAlgoGetHeuristic(handle, &problem.operation, &problem.a, &problem.b, &problem.d,
+                                     &problem.d, &preference, 1, &result, &found);
+  if (status == CUBLAS_STATUS_NOT_SUPPORTED || (status == CUBLAS_STATUS_SUCCESS && found == 0)) {
+    throw fail(ErrorCode::kUnsupported,
+               "cuBLASLt has no algorithm for {} with m = {}, n = {}, k = {}, strides {}, {} and {}; disable "
+               "the kernel that asked for it (ANYFP8_DISABLE)",
+               dtype_name(gemm.dtype), gemm.m, gemm.n, gemm.k, gemm.x_stride, gemm.w_stride, gemm.y_stride);
+  }
+  check_cublas(status, "cublasLtMatmulAlgoGetHeuristic");
+  return result.algo;
+}
+
+// Lives as long as the process: at its end the driver may be gone before a destructor would run.
+class Plans {
+ public:
+  static Plans& instance() {
+    static auto* plans = new Plans;
+    return *plans;
+  }
+
+  struct Plan {
+    cublasLtHandle_t handle;
+    cublasLtMatmulAlgo_t algorithm;
+  };
+
+  // Held while the algorithm is chosen: another thread that needs the same one would choose it again.
+  Plan find(const CublasGemm& gemm, Problem& problem, size_t workspace_bytes) {
+    int device = 0;
+    ANYFP8_CUDA_CHECK(cudaGetDevice(&device));
+    const Key key = key_of(device, gemm, workspace_bytes);
+    const std::lock_guard lock(mutex_);
+    if (const auto known = plans_.find(key); known != plans_.end()) return known->second;
+    const RelaxedCapture relaxed;
+    cublasLtHandle_t& handle = handles_[device];
+    if (handle == nullptr) check_cublas(cublasLtCreate(&handle), "cublasLtCreate");
+    // A model has tens of shapes and a server thousands of m: 4096 plans are about 1 MB.
+    if (plans_.size() >= 4096) plans_.clear();
+    const Plan plan{handle, choose_algorithm(handle, gemm, problem, workspace_bytes)};
+    plans_.emplace(key, plan);
+    return plan;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<int, cublasLtHandle_t> handles_;  // by device
+  std::map<Key, Plan> plans_;
+};
+
+}  // namespace
+
+void cublaslt_gemm(const CublasGemm& gemm, Scratch workspace, Stream stream) {
+  Problem problem(gemm);
+  const Plans::Plan plan = Plans::instance().find(gemm, problem, workspace.bytes);
+  const float one = 1, zero = 0;
+  check_cublas(cublasLtMatmul(plan.handle, &problem.operation, &one, gemm.w, &problem.a, gemm.x, &problem.b,
+                              &zero, gemm.y, &problem.d, gemm.y, &problem.d, &plan.algorithm, workspace.data,
+                              workspace.bytes, static_cast<cudaStream_t>(stream.handle)),
+               "cublasLtMatmul");
+}
+
+std::string cublaslt_version() {
+  const size_t version = cublasLtGetVersion();  // 130002 is 13.0.2
+  return fmt::format("cuBLASLt {}.{}.{}", version / 10000, version / 100 % 100, version % 100);
+}
+
+}  // namespace anyfp8

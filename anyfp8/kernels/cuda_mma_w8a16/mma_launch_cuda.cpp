@@ -1,0 +1,114 @@
+#include "anyfp8/kernels/cuda_mma_w8a16/mma_launch.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include "anyfp8/device/check_cuda.h"
+#include "anyfp8/kernels/common/k64_shuffle.h"
+
+namespace anyfp8::mma {
+namespace {
+
+const void* kernel_of(Family family, Half half, Code code, int group, ShapeId shape) {
+  const bool bf16 = half == Half::kBF16;
+  switch (family) {
+    case Family::kSm75: return bf16 ? nullptr : kernel_sm75_f16(code, group, shape);
+    case Family::kSm80: return (bf16 ? kernel_sm80_bf16 : kernel_sm80_f16)(code, group, shape);
+    default: return (bf16 ? kernel_sm90_bf16 : kernel_sm90_f16)(code, group, shape);
+  }
+}
+
+// More than 48 KB of shared memory must be asked for once for each kernel and device.
+void allow_shared_memory(const void* kernel, int bytes, std::atomic<uint64_t>& devices) {
+  int index = 0;
+  ANYFP8_CUDA_CHECK(cudaGetDevice(&index));
+  const uint64_t bit = uint64_t{1} << (index % 64);
+  if (index < 64 && (devices.load(std::memory_order_relaxed) & bit) != 0) return;
+  ANYFP8_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  devices.fetch_or(bit, std::memory_order_relaxed);
+}
+
+bool begins_at_multiples_of(uintptr_t bytes, const void* data, int64_t row_stride) {
+  return reinterpret_cast<uintptr_t>(data) % bytes == 0 && static_cast<uintptr_t>(row_stride) * 2 % bytes == 0;
+}
+
+}  // namespace
+
+void launch(const Plan& plan, Family family, Half half, Code code, int group, MmaArguments arguments,
+            Stream stream) {
+  const void* kernel = kernel_of(family, half, code, group, plan.shape);
+  const int bytes = shared_bytes(kShapes[plan.shape], family, group);
+  static std::atomic<uint64_t> allowed[3][2][2][3][kShapeCount];
+  allow_shared_memory(kernel, bytes,
+                      allowed[static_cast<int>(family)][static_cast<int>(half)][static_cast<int>(code)]
+                             [group == 0 ? 0 : group == 128 ? 1 : 2][plan.shape]);
+  arguments.tiles = static_cast<int>(plan.tiles);
+  arguments.token_tiles = static_cast<int>(plan.token_tiles);
+  arguments.steps = static_cast<int>(plan.steps);
+  arguments.splits = plan.splits;
+
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(plan.blocks));
+  config.blockDim = dim3(static_cast<unsigned>(kShapes[plan.shape].threads()));
+  config.dynamicSmemBytes = static_cast<size_t>(bytes);
+  config.stream = static_cast<cudaStream_t>(stream.handle);
+  // The kernel loads weights before it waits for the kernel before it, whose tail this hides.
+  cudaLaunchAttribute attributes[2]{};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {static_cast<unsigned>(plan.splits), 1, 1};
+  config.attrs = attributes;
+  config.numAttrs = family != Family::kSm90 ? 0 : plan.splits > 1 ? 2 : 1;
+  void* parameters[] = {&arguments};
+  ANYFP8_CUDA_CHECK(cudaLaunchKernelExC(&config, kernel, parameters));
+}
+
+}  // namespace anyfp8::mma
+
+namespace anyfp8 {
+
+void apply_cuda_mma_w8a16(const PlacedWeight& weight, const TensorView& x, const TensorView& y, Scratch scratch,
+                          Stream stream) {
+  using namespace mma;
+  const LinearConfig& c = weight.config;
+  const QuantKey& key = c.scheme.weight;
+  const Device& device = *weight.device;
+  const Family family = family_of(device.cc);
+  const Half half = c.in == DType::kBF16 ? Half::kBF16 : Half::kF16;
+  Problem problem{c.n, c.k, x.rows, key.dtype == DType::kE4M3 ? Code::kE4M3 : Code::kE5M2, key.group.cols,
+                  c.policy == Policy::kInvariant};
+
+  MmaArguments arguments{};
+  arguments.weight = static_cast<const uint8_t*>(weight.data);
+  arguments.pitch = shuffled_pitch(c.k);
+  arguments.x_stride = x.row_stride;
+  arguments.y_stride = y.row_stride;
+  arguments.scale = weight.scale;
+  arguments.bias = weight.bias;
+  arguments.n = static_cast<int>(c.n);
+  arguments.k = static_cast<int>(c.k);
+  arguments.group_rows = key.group.rows;
+  arguments.scale_columns = static_cast<int>(weight.grid.cols);
+  arguments.scale_e8m0 = key.scale_dtype == DType::kE8M0;
+  arguments.x_aligned = begins_at_multiples_of(16, x.data, x.row_stride);
+  arguments.y_pairs = begins_at_multiples_of(4, y.data, y.row_stride);
+  arguments.y_fours = begins_at_multiples_of(8, y.data, y.row_stride);
+
+  const int64_t at_once = tokens_at_once(make_plan(problem, family, device.sm_count), family, device.sm_count);
+  for (int64_t first = 0; first < x.rows; first += at_once) {
+    problem.m = std::min(at_once, x.rows - first);
+    const Plan plan = make_plan(problem, family, device.sm_count);
+    arguments.m = static_cast<int>(problem.m);
+    arguments.x = static_cast<const uint16_t*>(x.data) + first * x.row_stride;
+    arguments.y = static_cast<uint16_t*>(y.data) + first * y.row_stride;
+    arguments.arrived = static_cast<uint32_t*>(scratch.data);
+    arguments.partials = reinterpret_cast<float*>(static_cast<char*>(scratch.data) + plan.counter_bytes);
+    if (plan.counter_bytes > 0) {
+      ANYFP8_CUDA_CHECK(cudaMemsetAsync(scratch.data, 0, plan.counter_bytes, static_cast<cudaStream_t>(stream.handle)));
+    }
+    launch(plan, family, half, problem.code, problem.group, arguments, stream);
+  }
+}
+
+}  // namespace anyfp8

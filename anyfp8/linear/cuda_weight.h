@@ -1,0 +1,42 @@
+#pragma once
+
+#include <cstddef>
+
+#include "anyfp8/device/device_memory.h"
+#include "anyfp8/linear/weight_store.h"
+
+namespace anyfp8 {
+
+// A weight in the memory of a CUDA device. Rows go straight to where they stay and are shuffled there, so
+// that loading needs no device memory beside the weight; the pages of a mapped file are given back on the
+// way. In CUDA builds alone.
+//   data         8-bit: k64_shuffled [n, shuffled_pitch(k)]; wider, or of a kernel that wants it so:
+//   row-major scale        [grid.rows, grid.cols] as given: f32, or e8m0 codes bias         f32 [n] input
+//   scale  one f32
+class CudaWeight final : public WeightStore {
+ public:
+  static bool can_hold(Layout layout) noexcept {
+    return layout == Layout::kRowMajor || layout == Layout::kK64Shuffled;
+  }
+
+  CudaWeight(const Device& device, const Fp8Weight& weight, Layout layout, Stream stream);
+
+  // Into the same addresses, which captured graphs know; done when it returns. Work that reads the old values
+  // must be on `stream`, or done.
+  void replace(Fp8Weight weight, Stream stream) override;
+  PlacedWeight view(const LinearConfig& config) const override;
+  HostTensor dequantize(int64_t row_begin, int64_t row_end) const override;
+  size_t resident_bytes() const noexcept override;
+
+ private:
+  void fill(const Fp8Weight& weight, Stream stream);
+
+  Device device_;
+  Layout layout_;
+  QuantScheme scheme_;
+  int64_t n_, k_;
+  size_t row_bytes_, pitch_;  // of data
+  DeviceMemory data_, scale_, bias_, input_scale_;
+};
+
+}  // namespace anyfp8

@@ -1,0 +1,350 @@
+// What conformance_test.cpp does not ask of CUDA kernels: shapes and types that tensor cores take, any
+// alignment, sums and scales at the ends of fp16, the same bits at any m. Skips, out loud, without a GPU.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "anyfp8/kernels/select.h"
+#include "tests/gpu_case.h"
+
+namespace anyfp8 {
+
+void PrintTo(const Kernel* kernel, std::ostream* out) { *out << kernel->name; }
+
+namespace {
+
+using namespace test;
+
+constexpr DType kHalf[] = {DType::kBF16, DType::kF16};
+
+std::vector<const Kernel*> cuda_kernels() {
+  std::vector<const Kernel*> kernels;
+  for (const Kernel* kernel : all_kernels()) {
+    if (kernel->device == DeviceKind::kCuda) kernels.push_back(kernel);
+  }
+  return kernels;
+}
+
+class GpuKernel : public testing::TestWithParam<const Kernel*> {
+ protected:
+  void SetUp() override {
+    ANYFP8_NEED_GPU(device_);
+    if (kernel().apply == nullptr) GTEST_SKIP() << kernel().name << " is not in this build";
+    if (const Verdict verdict = supports(kernel(), device_); !verdict) {
+      GTEST_SKIP() << kernel().name << ": " << verdict.reason();
+    }
+  }
+  const Kernel& kernel() const { return *GetParam(); }
+
+  Device device_;
+};
+
+class GpuConformance : public GpuKernel {
+ protected:
+  void SetUp() override {
+    GpuKernel::SetUp();
+    if (IsSkipped()) return;
+    if (kernel().activation == ActivationUse::kQuantized) GTEST_SKIP() << "rounds activations: GpuQuantised";
+  }
+
+  // y in x's type, which tensor-core kernels write.
+  LinearConfig half_config(int64_t n, int64_t k, const QuantKey& key, DType half, bool bias) const {
+    return config_of(n, k, key, half, half, bias);
+  }
+
+  void expect_right(const Layer& layer, int64_t m, int64_t gap, size_t skip, std::mt19937& random,
+                    float magnitude = 1) {
+    std::normal_distribution<float> normal(0, magnitude);
+    Matrix x(layer.config.in, m, layer.config.k, gap);
+    for (int64_t t = 0; t < m; ++t) {
+      for (int64_t c = 0; c < layer.config.k; ++c) x.set(t, c, normal(random));
+    }
+    SCOPED_TRACE(key_text(layer.config.scheme.weight) + ", n = " + std::to_string(layer.config.n) +
+                 ", k = " + std::to_string(layer.config.k) + ", m = " + std::to_string(m) + ", " +
+                 std::string(dtype_name(layer.config.in)) + ", gap " + std::to_string(gap) + ", skip " +
+                 std::to_string(skip));
+    expect_close(layer, x, run_on_cuda(kernel(), device_, layer, x, gap, skip), 0, sampling(layer.config, m),
+                 weight_rounding(kernel(), layer.config));
+  }
+};
+
+TEST_P(GpuConformance, EverySchemeAtShapesOfTensorCores) {
+  constexpr Grid kShapes[] = {{1, 64},    {7, 128},   {16, 64},   {17, 192},  {64, 64},    {65, 128},
+                              {127, 256}, {128, 128}, {129, 320}, {136, 576}, {192, 1024}, {520, 2048}};
+  constexpr int64_t kTokens[] = {1,  2,  3,  5,  8,  9,  15,  16,  17,  24, 31,
+                                 33, 48, 63, 64, 65, 96, 127, 129, 200, 257};
+  std::mt19937 random(1);
+  size_t step = 0, ran = 0;
+  for (const QuantKey& key : checkpoint_schemes()) {
+    for (const Grid& shape : kShapes) {
+      for (const DType half : kHalf) {
+        ++step;
+        const LinearConfig config = half_config(shape.rows, shape.cols, key, half, step % 3 == 0);
+        if (!can_implement(kernel(), config, device_)) continue;
+        const Layer layer = random_layer(config, random);
+        for (size_t i = 0; i < 3; ++i) {
+          expect_right(layer, kTokens[(step * 5 + i * 7) % std::size(kTokens)],
+                       static_cast<int64_t>((step + i) % 3) * 8, 0, random);
+          if (HasFatalFailure() || HasNonfatalFailure()) return;
+        }
+        ++ran;
+      }
+    }
+  }
+  EXPECT_GT(ran, 0u) << "it refused everything";
+}
+
+TEST_P(GpuConformance, EveryTokenCountUpToATileAndBeyond) {
+  std::mt19937 random(2);
+  for (const QuantKey& key : {QuantKey{.group = kPerRow}, QuantKey{.group = kBlock128}}) {
+    for (const DType half : kHalf) {
+      const LinearConfig config = half_config(136, 192, key, half, true);
+      if (!can_implement(kernel(), config, device_)) continue;
+      const Layer layer = random_layer(config, random);
+      for (int64_t m = 0; m <= 70; ++m) expect_right(layer, m, 0, 0, random);
+      for (const int64_t m : {127, 128, 129, 255, 256, 257, 511, 513, 1025})
+        expect_right(layer, m, 0, 0, random);
+      if (HasFatalFailure() || HasNonfatalFailure()) return;
+    }
+  }
+}
+
+// A case of each way to compute, small enough to be run under compute-sanitizer.
+TEST_P(GpuConformance, Smoke) {
+  std::mt19937 random(8);
+  for (const QuantKey& key : {QuantKey{.group = kPerRow}, QuantKey{.group = kBlock128},
+                              QuantKey{.group = kMx32, .scale_dtype = DType::kE8M0},
+                              QuantKey{.dtype = DType::kF16}, QuantKey{.dtype = DType::kBF16}}) {
+    for (const DType half : kHalf) {
+      const LinearConfig config = half_config(136, 448, key, half, true);
+      if (!can_implement(kernel(), config, device_)) continue;
+      const Layer layer = random_layer(config, random);
+      for (const int64_t m : {1, 9, 40, 130}) expect_right(layer, m, 8, 0, random);
+      if (HasFatalFailure() || HasNonfatalFailure()) return;
+    }
+  }
+}
+
+// Views of a larger tensor begin at any element, and their rows are any distance apart.
+TEST_P(GpuConformance, RowsAtAnyAlignment) {
+  std::mt19937 random(3);
+  for (const QuantKey& key : {QuantKey{.group = kPerRow}, QuantKey{.group = kBlock128}}) {
+    for (const DType half : kHalf) {
+      const LinearConfig config = half_config(72, 128, key, half, true);
+      if (!can_implement(kernel(), config, device_)) continue;
+      const Layer layer = random_layer(config, random);
+      for (const int64_t m : {1, 5, 40, 300}) {
+        for (const int64_t gap : {0, 1, 2, 4, 7}) {
+          for (const size_t skip : {0, 1, 2, 4}) expect_right(layer, m, gap, skip, random);
+          if (HasFatalFailure() || HasNonfatalFailure()) return;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(GpuConformance, ARowHasTheSameBitsInAnyBatchAtAnyPosition) {
+  if (!kernel().batch_invariant) GTEST_SKIP() << kernel().name << " does not promise it";
+  constexpr int64_t kAll = 1000;
+  std::mt19937 random(4);
+  for (const QuantKey& key : checkpoint_schemes()) {
+    for (const DType half : kHalf) {
+      LinearConfig config = half_config(200, 1152, key, half, true);
+      config.policy = Policy::kInvariant;
+      if (!can_implement(kernel(), config, device_)) continue;
+      const Layer layer = random_layer(config, random);
+      Matrix all = random_matrix(half, kAll, config.k, 0, random);
+      const Matrix expected = run(kernel(), device_, layer, all);
+      ASSERT_TRUE(run(kernel(), device_, layer, all).bytes == expected.bytes) << "the same call, other bits";
+      for (const int64_t m : {1, 4, 33}) {
+        for (const int64_t first : {int64_t{0}, int64_t{7}, int64_t{500}, kAll - m}) {
+          Matrix part(half, m, config.k, 0);
+          std::copy_n(all.bytes.begin() + first * config.k * 2, part.bytes.size(), part.bytes.begin());
+          const Matrix y = run(kernel(), device_, layer, part);
+          for (int64_t t = 0; t < m; ++t) {
+            ASSERT_EQ(y.row_bytes(t), expected.row_bytes(first + t))
+                << key_text(key) << ", " << dtype_name(half) << ", m = " << m << " from row " << first;
+          }
+        }
+      }
+    }
+  }
+}
+
+// Every partial sum of codes is far above 65504 before the scale brings it back, and exact in fp32.
+TEST_P(GpuConformance, LongSumsStayFiniteInFp16) {
+  constexpr int64_t kN = 64, kK = 16384;
+  constexpr float kScale = 0x1p-8f, kTruth = kK * 448 * kScale;  // 28672
+  for (const Group group : {kPerTensor, kPerRow, kBlock128}) {
+    const LinearConfig config = half_config(kN, kK, {.group = group}, DType::kF16, false);
+    if (!can_implement(kernel(), config, device_)) continue;
+    Layer layer{.config = config};
+    layer.weight.assign(kN * kK, f32_to_e4m3(448));
+    layer.grid = scale_grid(group, kN, kK);
+    layer.scale.resize(static_cast<size_t>(layer.grid.rows * layer.grid.cols) * 4);
+    for (int64_t i = 0; i < layer.grid.rows * layer.grid.cols; ++i) {
+      encode(DType::kF32, layer.scale.data(), i, kScale);
+    }
+    for (const int64_t m : {1, 16, 200, 600}) {
+      Matrix x(DType::kF16, m, kK, 0);
+      for (int64_t t = 0; t < m; ++t) {
+        for (int64_t c = 0; c < kK; ++c) x.set(t, c, 1);
+      }
+      const Matrix y = run(kernel(), device_, layer, x);
+      for (int64_t t = 0; t < m; ++t) {
+        for (int64_t n = 0; n < kN; ++n) {
+          ASSERT_EQ(y.at(t, n), kTruth) << group_text(group) << ": y[" << t << ", " << n << "], m = " << m;
+        }
+      }
+    }
+  }
+}
+
+// Weights of about 1e-7 are below what fp16 holds; x brings y back to where it can be judged.
+TEST_P(GpuConformance, ScalesDownTo1e7AreNotLost) {
+  std::mt19937 random(5);
+  for (const QuantKey& key : checkpoint_schemes()) {
+    for (const DType half : kHalf) {
+      const LinearConfig config = half_config(72, 512, key, half, false);
+      if (!can_implement(kernel(), config, device_)) continue;
+      Layer layer = random_layer(config, random);
+      for (int64_t i = 0; i < layer.grid.rows * layer.grid.cols; ++i) {
+        if (key.scale_dtype == DType::kE8M0) {
+          layer.scale[static_cast<size_t>(i)] = static_cast<uint8_t>(104 + i % 3);  // 2^-23 is 1.2e-7
+        } else {
+          encode(DType::kF32, layer.scale.data(), i, 1e-7f * static_cast<float>(1 + i % 3));
+        }
+      }
+      for (const int64_t m : {1, 30, 500}) expect_right(layer, m, 0, 0, random, 5000);
+      if (HasFatalFailure() || HasNonfatalFailure()) return;
+    }
+  }
+}
+
+// Kernels that round activations, held to what that rounding may do.
+class GpuQuantised : public GpuKernel {
+ protected:
+  void SetUp() override {
+    GpuKernel::SetUp();
+    if (IsSkipped()) return;
+    if (kernel().activation != ActivationUse::kQuantized) GTEST_SKIP() << "keeps activations: GpuConformance";
+  }
+
+  // The scale by which x[t, c] is divided before it becomes a code.
+  static double activation_scale(const Layer& layer, const Matrix& x, int64_t t, int64_t c) {
+    const QuantKey& key = *layer.config.scheme.activation;
+    if (layer.input_scale) return *layer.input_scale;
+    const int64_t row_begin = key.group.rows == 0 ? 0 : t, row_end = key.group.rows == 0 ? x.rows : t + 1;
+    const int64_t col_begin = key.group.cols == 0 ? 0 : c / key.group.cols * key.group.cols;
+    const int64_t col_end = key.group.cols == 0 ? x.cols : std::min(col_begin + key.group.cols, x.cols);
+    double largest = 0;
+    for (int64_t i = row_begin; i < row_end; ++i) {
+      for (int64_t j = col_begin; j < col_end; ++j) largest = std::max(largest, std::fabs(x.at(i, j)));
+    }
+    return largest / (key.dtype == DType::kE5M2 ? 57344.0 : 448.0);
+  }
+
+  // Beside what expect_close() allows, 4 standard deviations of independent roundings of x: half a step of
+  // e4m3 (2^-4 of the value; 2^-10 of the scale near zero) or of e5m2 (2^-3; 2^-17), uniform.
+  static void expect_close_to_rounded(const Layer& layer, const Matrix& x, const Matrix& y) {
+    const bool e5m2 = layer.config.scheme.activation->dtype == DType::kE5M2;
+    const double per_term = 2 * (2 + std::sqrt(static_cast<double>(layer.config.k))) * 0x1p-24;
+    const int64_t rows_every = 1 + x.rows / 8;
+    for (int64_t t = 0; t < x.rows; t += rows_every) {
+      std::vector<double> half_step(static_cast<size_t>(x.cols));
+      double scale = 0;
+      for (int64_t c = 0; c < x.cols; ++c) {
+        if (c % 128 == 0) scale = activation_scale(layer, x, t, c);
+        half_step[static_cast<size_t>(c)] =
+            std::max(std::fabs(x.at(t, c)) * (e5m2 ? 0x1p-3 : 0x1p-4), scale * (e5m2 ? 0x1p-17 : 0x1p-10));
+      }
+      for (int64_t n = t % 3; n < layer.config.n; n += 3) {
+        double truth = layer.bias.empty() ? 0 : layer.bias[static_cast<size_t>(n)], terms = std::fabs(truth);
+        double variance = 0, largest = 0;
+        for (int64_t c = 0; c < x.cols; ++c) {
+          const double w = layer.weight_at(n, c), rounding = std::fabs(w) * half_step[static_cast<size_t>(c)];
+          truth += w * x.at(t, c);
+          terms += std::fabs(w * x.at(t, c));
+          variance += rounding * rounding / 3;
+          largest = std::max(largest, rounding);
+        }
+        // The bias comes in y's type.
+        const double bound = 4 * std::sqrt(variance) + largest + per_term * terms +
+                             unit_roundoff(y.dtype) * (std::fabs(truth) + terms / 64) +
+                             smallest_step(y.dtype);
+        ASSERT_LE(std::fabs(y.at(t, n) - truth), bound)
+            << "y[" << t << ", " << n << "] = " << y.at(t, n) << ", truth " << truth;
+      }
+    }
+  }
+};
+
+TEST_P(GpuQuantised, EveryPairOfSchemesHoldsTheErrorBound) {
+  const QuantKey kActivations[] = {{.group = kPerTensor, .source = ScaleSource::kStored},
+                                   {.group = kPerTensor, .source = ScaleSource::kDynamic},
+                                   {.group = kPerRow, .source = ScaleSource::kDynamic},
+                                   {.group = kGroup128, .source = ScaleSource::kDynamic}};
+  constexpr Grid kShapes[] = {{16, 16}, {64, 64}, {48, 208}, {128, 128}, {144, 320}, {272, 1024}};
+  std::mt19937 random(6);
+  size_t ran = 0;
+  for (const QuantKey& weight : checkpoint_schemes()) {
+    for (const QuantKey& activation : kActivations) {
+      for (const Grid& shape : kShapes) {
+        for (const DType half : kHalf) {
+          LinearConfig config = config_of(shape.rows, shape.cols, weight, half, half, ran % 2 == 1);
+          config.scheme.activation = activation;
+          config.policy = Policy::kSpeed;
+          if (!can_implement(kernel(), config, device_)) continue;
+          ++ran;
+          Layer layer = random_layer(config, random);
+          if (activation.source == ScaleSource::kStored) layer.input_scale = 6.0f / 448;  // above any x here
+          for (const int64_t m : {1, 2, 3, 5, 16, 33, 130}) {
+            SCOPED_TRACE(scheme_text(config.scheme) + ", n = " + std::to_string(config.n) +
+                         ", k = " + std::to_string(config.k) + ", m = " + std::to_string(m) + ", " +
+                         std::string(dtype_name(half)));
+            Matrix x = random_matrix(half, m, config.k, m % 3 * 8, random);
+            expect_close_to_rounded(layer, x, run(kernel(), device_, layer, x, m % 2 * 8));
+            if (HasFatalFailure() || HasNonfatalFailure()) return;
+          }
+        }
+      }
+    }
+  }
+  EXPECT_GT(ran, 0u) << "it refused everything";
+}
+
+// No row is all zero in practice but that of padding: its scale must not become 1/0.
+TEST_P(GpuQuantised, TokensOfZeroesGiveTheBias) {
+  std::mt19937 random(7);
+  for (const Group group : {kPerTensor, kPerRow, kGroup128}) {
+    LinearConfig config = config_of(64, 128, {.group = group == kGroup128 ? kBlock128 : group}, DType::kBF16,
+                                    DType::kBF16, true);
+    config.scheme.activation = QuantKey{.group = group, .source = ScaleSource::kDynamic};
+    config.policy = Policy::kSpeed;
+    if (!can_implement(kernel(), config, device_)) continue;
+    const Layer layer = random_layer(config, random);
+    Matrix x(DType::kBF16, 5, config.k, 0);
+    std::fill(x.bytes.begin(), x.bytes.end(), uint8_t{0});
+    const Matrix y = run(kernel(), device_, layer, x);
+    for (int64_t t = 0; t < x.rows; ++t) {
+      for (int64_t n = 0; n < config.n; ++n) {
+        ASSERT_EQ(y.at(t, n), bf16_to_f32(f32_to_bf16(layer.bias[static_cast<size_t>(n)])))
+            << group_text(group);
+      }
+    }
+  }
+}
+
+const auto name_of = [](const testing::TestParamInfo<const Kernel*>& info) {
+  return std::string(info.param->name);
+};
+INSTANTIATE_TEST_SUITE_P(Kernels, GpuConformance, testing::ValuesIn(cuda_kernels()), name_of);
+INSTANTIATE_TEST_SUITE_P(Kernels, GpuQuantised, testing::ValuesIn(cuda_kernels()), name_of);
+
+}  // namespace
+}  // namespace anyfp8
