@@ -42,8 +42,8 @@ function(anyfp8_folder name)
 endfunction()
 
 # Machine code and PTX of CUDA sources. A file whose name ends in _sm75, _sm80 or _sm90 is one family's own: the
-# machine code of its first card and PTX, which later cards of the family compile when they load it. Other files
-# hold plain kernels for every card.
+# machine code of its first card and PTX, which later cards of the family compile when they load it; _sm90a is code of
+# Hopper alone. Other files hold plain kernels for every card.
 function(anyfp8_cuda_code)
   foreach(source ${ARGN})
     if(source MATCHES "_sm75\\.cu$")
@@ -52,6 +52,8 @@ function(anyfp8_cuda_code)
       set(code -gencode arch=compute_80,code=[sm_80,compute_80])
     elseif(source MATCHES "_sm90\\.cu$")
       set(code -gencode arch=compute_90,code=[sm_90,compute_90])
+    elseif(source MATCHES "_sm90a\\.cu$")
+      set(code -gencode arch=compute_90a,code=sm_90a)
     else()
       set(code -gencode arch=compute_75,code=[sm_75,compute_75] -gencode arch=compute_80,code=[sm_80,compute_80]
                -gencode arch=compute_90,code=[sm_90,compute_90])

@@ -364,7 +364,8 @@ TEST_F(CliTest, MutatedModelsNeverCrash) {
 
 // 30,000 layers of one element that are all in groups of their own.
 TEST_F(CliTest, ManyLayersTakeLittleMemoryAndText) {
-  [[maybe_unused]] constexpr size_t kRoom = size_t{64} << 20;  // not held to under sanitizers
+  // Beside the program itself, into which a CUDA build loads cuBLASLt. Not held to under sanitizers.
+  [[maybe_unused]] const size_t room = run({"kernels"}).peak_bytes + (size_t{56} << 20);
   std::vector<NamedTensor> tensors;
   const HostTensor one = HostTensor::allocate(DType::kBF16, {1, 1});
   std::string prefix;
@@ -375,14 +376,14 @@ TEST_F(CliTest, ManyLayersTakeLittleMemoryAndText) {
   for (const char* verb : {"inspect", "plan", "verify"}) {
 #if !defined(__SANITIZE_ADDRESS__)
     const Outcome as_json = run({verb, file.string(), "--json"});
-    EXPECT_LE(as_json.peak_bytes, fs::file_size(file) + kRoom) << verb << " --json";
+    EXPECT_LE(as_json.peak_bytes, fs::file_size(file) + room) << verb << " --json";
 #endif
     const Outcome outcome = run({verb, file.string()});
     EXPECT_EQ(outcome.exit_code, 0) << verb << outcome.err;
     EXPECT_NE(outcome.out.find("... and 29800 more groups"), std::string::npos) << verb;
     EXPECT_LT(outcome.out.size(), 100'000u) << verb;
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-    EXPECT_LT(outcome.peak_bytes, fs::file_size(file) + kRoom) << verb;
+    EXPECT_LT(outcome.peak_bytes, fs::file_size(file) + room) << verb;
 #endif
   }
 }

@@ -98,7 +98,7 @@ class Conformance : public testing::TestWithParam<const Kernel*> {
     const Layer layer = random_layer(config, random);
     Matrix x = random_matrix(config.in, m, config.k, gap, random);
     const Matrix y = run(kernel(), device_, layer, x, gap);
-    expect_close(layer, x, y, 0, 1, weight_rounding(kernel(), config));
+    expect_close(layer, x, y, 0, 1, weight_rounding(kernel(), layer));
     return true;
   }
 

@@ -43,7 +43,7 @@ TEST(CublasLtW8A8, AlignmentAndDtypes) {
 
 TEST(CublasLtW8A8, TakesLargeMAlone) {
   const LinearConfig config = layer(quantized(kPerTensor, kPerTensor), Policy::kSpeed);
-  EXPECT_EQ(plan(cuda(9, 0), config, 1), "cuda_wgmma_w8a16");
+  EXPECT_EQ(plan(cuda(9, 0), config, 1), "cuda_mma_w8a16");
   EXPECT_EQ(plan(cuda(9, 0), config, 127), "cuda_wgmma_w8a16");
   EXPECT_EQ(plan(cuda(9, 0), config, 128), "cuda_cublaslt_w8a8");
   EXPECT_EQ(plan(cuda(8, 9), config, 1), "cuda_mma_w8a16");
@@ -72,12 +72,19 @@ TEST(FusedW8A16, GroupsShapesAndDtypes) {
   }
 }
 
-TEST(WgmmaW8A16, NeedsWholeChunksAndPowersOfTwoFor1x32) {
-  const auto says = [](const char* kernel, const LinearConfig& config) { return reason(kernel, config, cuda(9, 0)); };
-  const LinearConfig odd = layer(weight_only(kPerRow), Policy::kAccuracy, 57, 131), mx = layer(weight_only(kMx32));
-  expect_in(says("cuda_wgmma_w8a16", odd), "k = 131 is not a multiple of 64");
-  expect_in(says("cuda_wgmma_w8a16", mx), "only e8m0");
-  EXPECT_EQ(says("cuda_mma_w8a16", odd) + says("cuda_mma_w8a16", mx), "");
+TEST(FusedW8A16, TakesAnyKAndF32ScalesOf1x32) {
+  for (const char* kernel : {"cuda_wgmma_w8a16", "cuda_mma_w8a16"}) {
+    EXPECT_EQ(reason(kernel, layer(weight_only(kPerRow), Policy::kAccuracy, 57, 131), cuda(9, 0)), "");
+    EXPECT_EQ(reason(kernel, layer(weight_only(kMx32)), cuda(9, 0)), "");
+  }
+}
+
+TEST(WgmmaW8A16, LeavesFewTokensToMmaButForInvariantLayers) {
+  const LinearConfig config = layer(weight_only(kPerRow));
+  EXPECT_EQ(plan(cuda(9, 0), config, 16), "cuda_mma_w8a16");
+  EXPECT_EQ(plan(cuda(9, 0), config, 17), "cuda_wgmma_w8a16");
+  const LinearConfig invariant = layer(weight_only(kPerRow), Policy::kInvariant);
+  EXPECT_EQ(plan(cuda(9, 0), invariant, 1), plan(cuda(9, 0), invariant, 4096));
 }
 
 TEST(Turing, RunsFp16AndSaysWhyNotBf16) {

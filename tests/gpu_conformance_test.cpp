@@ -69,7 +69,7 @@ class GpuConformance : public GpuKernel {
                  std::string(dtype_name(layer.config.in)) + ", gap " + std::to_string(gap) + ", skip " +
                  std::to_string(skip));
     expect_close(layer, x, run_on_cuda(kernel(), device_, layer, x, gap, skip), 0, sampling(layer.config, m),
-                 weight_rounding(kernel(), layer.config));
+                 weight_rounding(kernel(), layer));
   }
 };
 
@@ -221,6 +221,29 @@ TEST_P(GpuConformance, ScalesDownTo1e7AreNotLost) {
         }
       }
       for (const int64_t m : {1, 30, 500}) expect_right(layer, m, 0, 0, random, 5000);
+      if (HasFatalFailure() || HasNonfatalFailure()) return;
+    }
+  }
+}
+
+// One weight with scales far apart, and so large that the largest codes leave fp16.
+TEST_P(GpuConformance, ScalesFarApartAndAboveOneHold) {
+  std::mt19937 random(9);
+  for (const QuantKey& key : checkpoint_schemes()) {
+    for (const DType half : kHalf) {
+      const LinearConfig config = half_config(264, 512, key, half, true);
+      if (!can_implement(kernel(), config, device_)) continue;
+      Layer layer = random_layer(config, random);
+      for (int64_t i = 0; i < layer.grid.rows * layer.grid.cols; ++i) {
+        const int64_t down = i % 24;  // from 2^9 to 2^-14
+        if (key.scale_dtype == DType::kE8M0) {
+          layer.scale[static_cast<size_t>(i)] = static_cast<uint8_t>(136 - down);
+        } else {
+          encode(DType::kF32, layer.scale.data(), i, 1.3f * std::ldexp(256.0f, static_cast<int>(-down)));
+        }
+      }
+      encode(key.dtype, layer.weight.data(), 0, 448);  // times its scale: 149094 or 229376
+      for (const int64_t m : {1, 30, 500}) expect_right(layer, m, 0, 0, random, 0.02f);
       if (HasFatalFailure() || HasNonfatalFailure()) return;
     }
   }

@@ -27,17 +27,18 @@ using namespace test;
 constexpr int64_t kN = 384, kK = 512;
 constexpr LinearOptions kHalf{.in = DType::kF16, .out = DType::kF16};  // Turing's too
 
-HostTensor random_weight(int64_t n, int64_t k, unsigned seed) {
+HostTensor random_weight(int64_t n, int64_t k, unsigned seed, float magnitude) {
   std::mt19937 random(seed);
-  std::normal_distribution<float> normal(0, 0.05f);
+  std::normal_distribution<float> normal(0, magnitude);
   HostTensor weight = HostTensor::allocate(DType::kF32, {n, k});
   auto* values = reinterpret_cast<float*>(weight.mutable_data());
   for (int64_t i = 0; i < n * k; ++i) values[i] = normal(random);
   return weight;
 }
 
-Fp8Weight layer_weight(unsigned seed, QuantizeScheme scheme = QuantizeScheme::kBlock) {
-  return quantize(random_weight(kN, kK, seed), scheme);
+Fp8Weight layer_weight(unsigned seed, QuantizeScheme scheme = QuantizeScheme::kBlock,
+                       float magnitude = 0.05f) {
+  return quantize(random_weight(kN, kK, seed, magnitude), scheme);
 }
 
 // A stream that does not wait for the default one.
@@ -167,24 +168,31 @@ TEST_F(GpuLinear, ManyAppliesInOneGraphEqualEagerOnes) {
   }
 }
 
+// Also with scales of quite another size, which a kernel may not have taken into the graph as they were.
 TEST_F(GpuLinear, ACapturedGraphSeesUpdatedWeights) {
   const OwnStream stream;
-  for (const QuantizeScheme scheme :
-       {QuantizeScheme::kChannel, QuantizeScheme::kBlock, QuantizeScheme::kMxfp8}) {
-    Linear linear = Linear::create(device_, layer_weight(1, scheme), kHalf, {}, stream);
-    const Operands operands(device_, 9, 5);
-    const std::vector<uint8_t> first = eager(linear, operands);
-    const std::vector<uint8_t> second =
-        eager(Linear::create(device_, layer_weight(2, scheme), kHalf), operands);
-    ASSERT_TRUE(first != second);
-    Workspace workspace(device_);
-    workspace.reserve(linear.workspace_bytes(9));
-    const Graph graph(stream, [&] { operands.apply(linear, workspace, stream); });
-    graph.launch(stream);
-    EXPECT_TRUE(operands.result() == first);
-    linear.update_weights(layer_weight(2, scheme), stream);
-    graph.launch(stream);
-    EXPECT_TRUE(operands.result() == second);
+  for (const Kernel* kernel : all_kernels()) {
+    for (const QuantizeScheme scheme :
+         {QuantizeScheme::kChannel, QuantizeScheme::kBlock, QuantizeScheme::kMxfp8}) {
+      const Fp8Weight before = layer_weight(1, scheme), after = layer_weight(2, scheme, 40);
+      if (kernel->apply == nullptr || !can_implement(*kernel, linear_config(before, kHalf), device_))
+        continue;
+      SCOPED_TRACE(std::string(kernel->name) + ", " + scheme_text(before.scheme));
+      const SelectOptions forced{.force = std::string(kernel->name)};
+      Linear linear = Linear::create(device_, before, kHalf, forced, stream);
+      const Operands operands(device_, 9, 5);
+      const std::vector<uint8_t> first = eager(linear, operands);
+      const std::vector<uint8_t> second = eager(Linear::create(device_, after, kHalf, forced), operands);
+      ASSERT_TRUE(first != second);
+      Workspace workspace(device_);
+      workspace.reserve(linear.workspace_bytes(9));
+      const Graph graph(stream, [&] { operands.apply(linear, workspace, stream); });
+      graph.launch(stream);
+      EXPECT_TRUE(operands.result() == first);
+      linear.update_weights(after, stream);
+      graph.launch(stream);
+      EXPECT_TRUE(operands.result() == second);
+    }
   }
 }
 
@@ -222,7 +230,7 @@ TEST_F(GpuLinear, PlacingTakesLittleMoreThanTheWeight) {
   ASSERT_GT(free, kWeight + kBeside);
   const DeviceMemory ballast(device_, free - kWeight - kBeside);
   const Linear linear = Linear::create(device_, weight, kHalf);
-  EXPECT_EQ(linear.resident_bytes(), kWeight + sizeof(float));
+  EXPECT_EQ(linear.resident_bytes(), kWeight + 2 * sizeof(float));  // its scale, and that as the largest
 }
 
 TEST_F(GpuLinear, TheCallersCurrentDeviceDoesNotMatterAndStays) {

@@ -86,7 +86,7 @@ TEST(GpuSoak, RandomLayersHoldTheErrorBound) {
                    std::to_string(skip));
       Matrix x = random_matrix(config.in, m, config.k, gap, cases.random());
       expect_close(layer, x, run_on_cuda(kernel, device, layer, x, gap, skip), 0, sampling(config, m),
-                   weight_rounding(kernel, config));
+                   weight_rounding(kernel, layer));
       if (HasFatalFailure() || HasNonfatalFailure()) return;
       ++ran[i];
     }

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <optional>
@@ -73,6 +74,14 @@ struct Layer {
     const int64_t r = key.group.rows == 0 ? 0 : row / key.group.rows;
     const int64_t c = key.group.cols == 0 ? 0 : col / key.group.cols;
     return value * decode(key.scale_dtype, scale.data(), r * grid.cols + c);
+  }
+
+  float max_scale() const {
+    double largest = 0;
+    for (int64_t i = 0; i < grid.rows * grid.cols; ++i) {
+      largest = std::max(largest, decode(config.scheme.weight.scale_dtype, scale.data(), i));
+    }
+    return static_cast<float>(largest);
   }
 
   // The codes as a CUDA kernel reads them that asks for `layout`.
@@ -204,11 +213,12 @@ inline Matrix run_on_cuda(const Kernel& kernel, const Device& device, const Laye
   const QuantKey& key = layer.config.scheme.weight;
   Matrix y(layer.config.out, x.rows, layer.config.n, gap);
   const size_t bytes = scratch_bytes(kernel, device, layer, x.rows);
-  const float input_scale = layer.input_scale.value_or(0);
+  const float input_scale = layer.input_scale.value_or(0), max_scale = layer.max_scale();
   const DeviceBuffer data(device, layer.device_codes(kernel.layout)), scale(device, layer.scale),
       bias(device, layer.bias.data(), layer.bias.size() * sizeof(float)),
-      input(device, &input_scale, sizeof(float)), from(device, x.bytes, skip * dtype_bytes(x.dtype)),
-      to(device, y.bytes, skip * dtype_bytes(y.dtype)), scratch(device, bytes);
+      input(device, &input_scale, sizeof(float)), largest(device, &max_scale, sizeof(float)),
+      from(device, x.bytes, skip * dtype_bytes(x.dtype)), to(device, y.bytes, skip * dtype_bytes(y.dtype)),
+      scratch(device, bytes);
 
   PlacedWeight placed;
   placed.config = layer.config;
@@ -220,6 +230,7 @@ inline Matrix run_on_cuda(const Kernel& kernel, const Device& device, const Laye
   placed.finite_codes = layer.finite;
   placed.bias = layer.bias.empty() ? nullptr : static_cast<const float*>(bias.data());
   placed.input_scale = layer.input_scale ? static_cast<const float*>(input.data()) : nullptr;
+  placed.max_scale = layer.scale.empty() ? nullptr : static_cast<const float*>(largest.data());
   TensorView x_view = x.view(), y_view = y.view();
   x_view.data = from.data();
   y_view.data = to.data();
@@ -230,6 +241,7 @@ inline Matrix run_on_cuda(const Kernel& kernel, const Device& device, const Laye
   scale.expect_unchanged("the scales");
   bias.expect_unchanged("the bias");
   input.expect_unchanged("the activation scale");
+  largest.expect_unchanged("the largest scale");
   from.expect_unchanged("x");
   scratch.expect_guards("the workspace");
   to.expect_guards("y");
@@ -255,31 +267,41 @@ inline Matrix run(const Kernel& kernel, const Device& device, const Layer& layer
   return y;
 }
 
-// Relative error of a weight as `kernel` multiplies it, beyond its code and its scale: one rounding to 16
-// bits where the product of both is stored as such.
-inline double weight_rounding(const Kernel& kernel, const LinearConfig& config) {
-  const bool stores = kernel.name == "cuda_dequant_w8a16" && is_float8(config.scheme.weight.dtype);
-  return stores ? unit_roundoff(config.in) : 0;
+// Error of a weight as a kernel multiplies it, beyond its code and its scale.
+struct WeightRounding {
+  double relative = 0, absolute = 0;
+};
+
+// One rounding to 16 bits where the product of code and scale is stored as such; in fp16 also what is too
+// small beside the largest scale (slab_power.h).
+inline WeightRounding weight_rounding(const Kernel& kernel, const Layer& layer) {
+  const DType code = layer.config.scheme.weight.dtype, half = layer.config.in;
+  if (kernel.name != "cuda_dequant_w8a16" || !is_float8(code)) return {};
+  if (half != DType::kF16) return {.relative = unit_roundoff(half)};
+  return {.relative = unit_roundoff(half),
+          .absolute = layer.max_scale() * (code == DType::kE4M3 ? 0x1p-31 : 0x1p-24)};
 }
 
 // |y - truth| <= 2 (2 + sqrt(k)) u32 sum|x w| + u_out |truth|: fp32 accumulation loses about sqrt(k)
 // roundings, the scales and the bias two more, and the result is rounded once to its type. `allowed` is what
 // a test has reason to add; `every`: looks at one output of so many; `rounding`: see weight_rounding().
 inline void expect_close(const Layer& layer, const Matrix& x, const Matrix& y, double allowed = 0,
-                         int64_t every = 1, double rounding = 0) {
-  const double per_term = 2 * (2 + std::sqrt(static_cast<double>(layer.config.k))) * 0x1p-24 + rounding;
+                         int64_t every = 1, WeightRounding rounding = {}) {
+  const double per_term =
+      2 * (2 + std::sqrt(static_cast<double>(layer.config.k))) * 0x1p-24 + rounding.relative;
   std::vector<double> row(layer.config.k);
   for (int64_t n = 0; n < layer.config.n; ++n) {
     for (int64_t k = 0; k < layer.config.k; ++k) row[k] = layer.weight_at(n, k);
     for (int64_t m = n % every; m < x.rows; m += every) {
-      double truth = layer.bias.empty() ? 0 : layer.bias[n], terms = std::fabs(truth);
+      double truth = layer.bias.empty() ? 0 : layer.bias[n], terms = std::fabs(truth), inputs = 0;
       for (int64_t k = 0; k < layer.config.k; ++k) {
         const double product = row[k] * x.at(m, k);
         truth += product;
         terms += std::fabs(product);
+        inputs += std::fabs(x.at(m, k));
       }
-      const double bound =
-          per_term * terms + unit_roundoff(y.dtype) * std::fabs(truth) + smallest_step(y.dtype) + allowed;
+      const double bound = per_term * terms + rounding.absolute * inputs +
+                           unit_roundoff(y.dtype) * std::fabs(truth) + smallest_step(y.dtype) + allowed;
       const double error = std::fabs(y.at(m, n) - truth);
       ASSERT_LE(error, bound) << "y[" << m << ", " << n << "] = " << y.at(m, n) << ", truth " << truth;
     }

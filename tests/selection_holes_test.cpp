@@ -29,7 +29,7 @@ TEST(HolesOfPr32929, CapabilityArgumentIsIgnored) {
   for (int round = 0; round < 2; ++round) {
     EXPECT_EQ(plan(cuda(8, 6), config, 512), "cuda_mma_w8a16");
     EXPECT_EQ(plan(cuda(8, 9), config, 512), "cuda_cublaslt_w8a8");
-    EXPECT_EQ(plan(cuda(9, 0), config, 1), "cuda_wgmma_w8a16");
+    EXPECT_EQ(plan(cuda(9, 0), config, 64), "cuda_wgmma_w8a16");
   }
   // No kernel may ask for anything but its argument: a CPU with no instruction sets gets the reference.
   EXPECT_EQ(plan(Device{}, layer(weight_only(kPerRow)), 1), "cpu_reference");

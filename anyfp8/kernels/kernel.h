@@ -53,6 +53,9 @@ struct PlacedWeight {
   bool finite_codes = false;           // check_weight() was passed: no code is NaN or infinite
   const float* bias = nullptr;         // [n], or null
   const float* input_scale = nullptr;  // one static activation scale, or null
+  // The largest scale, one f32: on CUDA devices alone, and null without scales. Device memory like the rest,
+  // so that a captured graph sees it change.
+  const float* max_scale = nullptr;
 };
 
 // Scratch memory on the kernel's device: at least the kernel's workspace_bytes(m), 64-byte aligned.

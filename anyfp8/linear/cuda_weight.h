@@ -10,9 +10,12 @@ namespace anyfp8 {
 // A weight in the memory of a CUDA device. Rows go straight to where they stay and are shuffled there, so
 // that loading needs no device memory beside the weight; the pages of a mapped file are given back on the
 // way. In CUDA builds alone.
-//   data         8-bit: k64_shuffled [n, shuffled_pitch(k)]; wider, or of a kernel that wants it so:
-//   row-major scale        [grid.rows, grid.cols] as given: f32, or e8m0 codes bias         f32 [n] input
-//   scale  one f32
+//   data         [n, shuffled_pitch(k)] k64_shuffled if 8-bit;
+//                [n, k] row-major if wider, or for a kernel that wants it so
+//   scale        [grid.rows, grid.cols] as given: f32, or e8m0 codes
+//   max_scale    f32, the largest of these
+//   bias         [n] f32
+//   input_scale  f32
 class CudaWeight final : public WeightStore {
  public:
   static bool can_hold(Layout layout) noexcept {
@@ -36,7 +39,7 @@ class CudaWeight final : public WeightStore {
   QuantScheme scheme_;
   int64_t n_, k_;
   size_t row_bytes_, pitch_;  // of data
-  DeviceMemory data_, scale_, bias_, input_scale_;
+  DeviceMemory data_, scale_, max_scale_, bias_, input_scale_;
 };
 
 }  // namespace anyfp8

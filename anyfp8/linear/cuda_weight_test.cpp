@@ -1,6 +1,7 @@
 // Weights in the memory of a CUDA device. Skips, out loud, where there is none.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <string>
@@ -112,8 +113,16 @@ TEST_F(CudaWeight, LiesAsKernelsReadIt) {
       EXPECT_EQ(
           std::memcmp(read(placed.scale, w.scale.size_bytes()).data(), w.scale.data(), w.scale.size_bytes()),
           0);
-      resident += w.scale.size_bytes();
+      float max_scale, largest = 0;
+      std::memcpy(&max_scale, read(placed.max_scale, sizeof(float)).data(), sizeof(float));
+      const HostTensor scales = to_f32(w.scale);
+      for (size_t i = 0; i < scales.size_bytes() / sizeof(float); ++i) {
+        largest = std::max(largest, scales.as<float>()[i]);
+      }
+      EXPECT_EQ(max_scale, largest);
+      resident += w.scale.size_bytes() + sizeof(float);
     }
+    EXPECT_EQ(placed.max_scale != nullptr, w.quantized());
     ASSERT_EQ(placed.bias != nullptr, w.bias.defined());
     if (w.bias.defined()) {
       const HostTensor bias = to_f32(w.bias);
@@ -141,6 +150,7 @@ TEST_F(CudaWeight, ReplacesItsValuesAndKeepsItsAddresses) {
     const PlacedWeight after = store->view(config);
     EXPECT_EQ(after.data, before.data);
     EXPECT_EQ(after.scale, before.scale);
+    EXPECT_EQ(after.max_scale, before.max_scale);
     EXPECT_EQ(after.bias, before.bias);
     EXPECT_EQ(after.input_scale, before.input_scale);
     expect_dequantizes(*store, second[i]);

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "anyfp8/base/element.h"
 #include "anyfp8/base/text.h"
 #include "anyfp8/kernels/common/k64_shuffle.h"
 #include "anyfp8/linear/cuda_weight.h"
@@ -12,6 +13,16 @@ namespace {
 constexpr size_t kPieceBytes = size_t{32} << 20;
 
 size_t bytes_of(const HostTensor& tensor) { return tensor.defined() ? tensor.size_bytes() : 0; }
+
+// check_weight() let no NaN through.
+float largest(const HostTensor& scale) {
+  const int64_t count = static_cast<int64_t>(scale.size_bytes() / dtype_bytes(scale.dtype()));
+  float result = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    result = std::max(result, load_element(scale.data(), scale.dtype(), i));
+  }
+  return result;
+}
 
 }  // namespace
 
@@ -25,6 +36,7 @@ CudaWeight::CudaWeight(const Device& device, const Fp8Weight& weight, Layout lay
       pitch_(layout == Layout::kK64Shuffled ? static_cast<size_t>(shuffled_pitch(k_)) : row_bytes_),
       data_(device, static_cast<size_t>(n_) * pitch_),
       scale_(device, bytes_of(weight.scale)),
+      max_scale_(device, weight.quantized() ? sizeof(float) : 0),
       bias_(device, weight.bias.defined() ? static_cast<size_t>(n_) * sizeof(float) : 0),
       input_scale_(device, weight.input_scale ? sizeof(float) : 0) {
   fill(weight, stream);
@@ -54,6 +66,8 @@ void CudaWeight::fill(const Fp8Weight& weight, Stream stream) {
     shuffle_on_device(data_.data(), n_ * static_cast<int64_t>(pitch_) / kShuffleChunk, stream);
   }
   copy_to_device(scale_.data(), weight.scale.data(), scale_.bytes(), stream);
+  const float max_scale = weight.quantized() ? largest(weight.scale) : 0;
+  copy_to_device(max_scale_.data(), &max_scale, max_scale_.bytes(), stream);
   HostTensor bias;  // lives until the copy is done
   if (weight.bias.defined()) bias = to_f32(weight.bias);
   copy_to_device(bias_.data(), bias.data(), bias_.bytes(), stream);
@@ -73,6 +87,7 @@ PlacedWeight CudaWeight::view(const LinearConfig& config) const {
   placed.finite_codes = true;
   placed.bias = static_cast<const float*>(bias_.data());
   placed.input_scale = static_cast<const float*>(input_scale_.data());
+  placed.max_scale = static_cast<const float*>(max_scale_.data());
   return placed;
 }
 
@@ -98,7 +113,7 @@ HostTensor CudaWeight::dequantize(int64_t row_begin, int64_t row_end) const {
 }
 
 size_t CudaWeight::resident_bytes() const noexcept {
-  return data_.bytes() + scale_.bytes() + bias_.bytes() + input_scale_.bytes();
+  return data_.bytes() + scale_.bytes() + max_scale_.bytes() + bias_.bytes() + input_scale_.bytes();
 }
 
 }  // namespace anyfp8

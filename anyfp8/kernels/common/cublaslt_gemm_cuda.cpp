@@ -61,6 +61,7 @@ struct Problem {
       set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
       set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, gemm.bias);
     }
+    if (gemm.factors != nullptr) set(CUBLASLT_MATMUL_DESC_POINTER_MODE, CUBLASLT_POINTER_MODE_DEVICE);
     layout(a, type, gemm.k, gemm.n, gemm.w_stride);
     layout(b, type, gemm.k, gemm.m, gemm.x_stride);
     layout(d, cuda_type(gemm.out), gemm.n, gemm.m, gemm.y_stride);
@@ -81,8 +82,8 @@ struct Problem {
   }
 };
 
-// What an algorithm depends on: device, m, n, k, strides, dtypes, bias, alignments, scratch.
-using Key = std::array<int64_t, 15>;
+// What an algorithm depends on: device, m, n, k, strides, dtypes, bias, factors, alignments, scratch.
+using Key = std::array<int64_t, 16>;
 
 Key key_of(int device, const CublasGemm& gemm, size_t workspace_bytes) {
   return {device,
@@ -95,6 +96,7 @@ Key key_of(int device, const CublasGemm& gemm, size_t workspace_bytes) {
           static_cast<int64_t>(gemm.dtype),
           static_cast<int64_t>(gemm.out),
           gemm.bias != nullptr,
+          gemm.factors != nullptr,
           alignment_of(gemm.x),
           alignment_of(gemm.w),
           alignment_of(gemm.y),
@@ -177,11 +179,13 @@ class Plans {
 void cublaslt_gemm(const CublasGemm& gemm, Scratch workspace, Stream stream) {
   Problem problem(gemm);
   const Plans::Plan plan = Plans::instance().find(gemm, problem, workspace.bytes);
-  const float one = 1, zero = 0;
-  check_cublas(cublasLtMatmul(plan.handle, &problem.operation, &one, gemm.w, &problem.a, gemm.x, &problem.b,
-                              &zero, gemm.y, &problem.d, gemm.y, &problem.d, &plan.algorithm, workspace.data,
-                              workspace.bytes, static_cast<cudaStream_t>(stream.handle)),
-               "cublasLtMatmul");
+  constexpr float kOneAndZero[] = {1, 0};
+  const float* const factors = gemm.factors != nullptr ? gemm.factors : kOneAndZero;
+  check_cublas(
+      cublasLtMatmul(plan.handle, &problem.operation, factors, gemm.w, &problem.a, gemm.x, &problem.b,
+                     factors + 1, gemm.y, &problem.d, gemm.y, &problem.d, &plan.algorithm, workspace.data,
+                     workspace.bytes, static_cast<cudaStream_t>(stream.handle)),
+      "cublasLtMatmul");
 }
 
 std::string cublaslt_version() {

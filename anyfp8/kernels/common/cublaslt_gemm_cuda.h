@@ -27,6 +27,8 @@ struct CublasGemm {
   void* y = nullptr;
   int64_t y_stride = 0;
   const void* bias = nullptr;  // of y's dtype, or null
+  // On the device, read when the product runs: a factor of the sums before the bias, and 0. Null: 1.
+  const float* factors = nullptr;
 };
 
 // Queues the product on `stream` of the current device. m, n and k are positive. The handle of a device is

@@ -50,8 +50,8 @@ inline Verdict tensor_core_takes(DType in, const Device& device) {
   return Verdict::yes();
 }
 
-// The fused W8A16 kernels (wgmma and mma.sync) dequantise in registers and share their rules: a scale is constant over
-// two 16-wide steps of a product at least.
+// The fused W8A16 kernels (wgmma and mma.sync) dequantise in registers and share their rules: a scale is
+// constant over two 16-wide steps of a product at least.
 inline constexpr Group kFusedGroups[] = {kPerTensor, kPerRow, {kAnyExtent, 128}, kMx32};
 
 inline Verdict check_fused_w8a16(const LinearConfig& config, const Device& device) {

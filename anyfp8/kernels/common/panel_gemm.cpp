@@ -237,7 +237,7 @@ class TilePacker {
   // A unit is 4 bytes of x: four tokens x four units at a time, the last four tokens overlapping those
   // before.
   void put_units(int64_t token, int64_t tokens, int64_t k, int64_t units, uint32_t* to) const {
-    using Four = uint32_t __attribute__((vector_size(16), aligned(4), may_alias));
+    using Four = uint32_t __attribute__((vector_size(16), aligned(1), may_alias));
     const auto* from =
         static_cast<const std::byte*>(x_.data) + (token * x_.row_stride + k) * dtype_bytes(x_.dtype);
     const int64_t stride = x_.row_stride * dtype_bytes(x_.dtype);

@@ -32,7 +32,7 @@ inline constexpr int64_t kBlockRows = 512;
 struct PanelChunk {
   int64_t step, steps;    // of the panel
   int64_t group;          // of the first step
-  int64_t segment_steps;  // the scale changes after so many; the last segment may have fewer
+  int64_t segment_steps;  // a segment ends after so many; the last may have fewer
 };
 
 // What a tile multiplies: one chunk, of one panel.

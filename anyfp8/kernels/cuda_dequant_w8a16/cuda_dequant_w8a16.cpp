@@ -12,8 +12,9 @@ void apply_cuda_dequant_w8a16(const PlacedWeight& placed, const TensorView& x, c
 //
 //   weight [n, k]   slab 0 | slab 1 | ...   ->  scratch [slab_rows, k] 16 bit  ->  y[:, slab]
 //
-// A slab's value is code * scale rounded once to 16 bit. The bias is added to the fp32 sum in y's dtype, the
-// only one that cuBLASLt takes: exact where the checkpoint stores it so, else rounded as the weights are.
+// A slab's value is code * scale rounded once to 16 bit, times a power of two in fp16 (slab_power.h). The
+// bias is added to the fp32 sum in y's dtype, the only one that cuBLASLt takes: exact where the checkpoint
+// stores it so, else rounded as the weights are.
 //
 // 16-bit weights (lm_head) need no slab: cuBLASLt reads them where they are, at every m. What has no rounding
 // but that of y shall keep to it: with a bias, seldom there, sums go to scratch in fp32 and the bias is added
@@ -54,8 +55,9 @@ TokenRange tokens(const LinearConfig& config, const Device& device) {
   if (!is_float8(config.scheme.weight.dtype)) return {};
   // A100: P = 255 TFLOP/s, B = 1.7 TB/s, measured r between 1.06 and 1.22: 3700 .. 1000, r = 1.10 gives 2250.
   if (device.cc == kAmpere) return {.begin = 2048};
-  // H200 against mma.sync: P = 790, B = 4.3, measured r = 1.9: 306. wgmma has r near 1 and stands before.
-  if (device.cc == kHopper) return {.begin = 384};
+  // H200 against mma.sync: equal at m = 230 (4096 x 4096) to 270 (28672 x 4096). wgmma stands before, up to
+  // 1024.
+  if (device.cc == kHopper) return {.begin = 256};
   // B200, B300 (tcgen05): mma.sync reaches at most half of cuBLAS; P = 2250, B = 8, r = 2 gives 422.
   // An estimate: not measured.
   if (device.cc.major == 10) return {.begin = 384};

@@ -4,6 +4,7 @@
 #include "anyfp8/kernels/common/cublaslt_gemm_cuda.h"
 #include "anyfp8/kernels/common/fp8_decode.cuh"
 #include "anyfp8/kernels/common/k64_shuffle.h"
+#include "anyfp8/kernels/cuda_dequant_w8a16/slab_power.h"
 #include "anyfp8/kernels/cuda_dequant_w8a16/slab_split.h"
 
 namespace anyfp8 {
@@ -25,6 +26,8 @@ struct Slab {
   uint32_t group_rows, group_cols;  // 0: the whole extent
   int64_t scale_cols, first_row;    // row of the weight
   uint16_t* out;                    // [rows, k]
+  const float* max_scale;           // fp16 alone: see slab_power.h
+  float* factors;                   // and what cuBLASLt makes of it: 2^-p of the sums, 0 of the old y
 };
 
 // magnitude * scale, both not negative, so that rounding it again to 16 bit is rounding once: of the two fp32
@@ -77,6 +80,16 @@ __global__ void __launch_bounds__(kThreads) dequantize_kernel(const Slab slab) {
     loaded[r] = __ldcs(reinterpret_cast<const uint4*>(slab.weight + row * slab.pitch) + unit);
   }
 
+  float power = 1;
+  if constexpr (kOut == DType::kF16) {
+    const int p = slab_power(kWeight, __float_as_uint(*slab.max_scale));
+    power = __uint_as_float(bits_of_power(p));
+    if (index == 0) {
+      slab.factors[0] = __uint_as_float(bits_of_power(-p));
+      slab.factors[1] = 0;
+    }
+  }
+
   const uint32_t k_begin = unit / 4 * 64 + unit % 4 * 8;
 #pragma unroll
   for (int r = 0; r < kRowsEach; ++r) {
@@ -94,7 +107,7 @@ __global__ void __launch_bounds__(kThreads) dequantize_kernel(const Slab slab) {
       if (k >= slab.k) continue;  // the row's padding; k and slab.k are multiples of 8
       const auto scale_at = [&](uint32_t at) {
         const uint32_t column = slab.group_cols == 0 ? 0 : at / slab.group_cols;
-        return load_scale(slab.scale, slab.scale_dtype, scale_row + column);
+        return load_scale(slab.scale, slab.scale_dtype, scale_row + column) * power;
       };
       [[maybe_unused]] const float scale = kWide ? scale_at(k) : 0;
       uint32_t result[4];
@@ -136,7 +149,7 @@ Launch kernel_for(DType weight, DType out, Group group) {
 
 unsigned blocks_for(int64_t threads) { return static_cast<unsigned>((threads + kThreads - 1) / kThreads); }
 
-void dequantize_slab(const PlacedWeight& placed, int64_t row_begin, int64_t rows, void* out,
+void dequantize_slab(const PlacedWeight& placed, int64_t row_begin, int64_t rows, void* out, float* factors,
                      cudaStream_t stream) {
   const QuantKey& key = placed.config.scheme.weight;
   const int64_t pitch = shuffled_pitch(placed.config.k);
@@ -153,6 +166,8 @@ void dequantize_slab(const PlacedWeight& placed, int64_t row_begin, int64_t rows
       .scale_cols = placed.grid.cols,
       .first_row = row_begin,
       .out = static_cast<uint16_t*>(out),
+      .max_scale = placed.max_scale,
+      .factors = factors,
   };
   const int64_t threads = (rows + kRowsEach - 1) / kRowsEach * int64_t{slab.units};
   kernel_for(key.dtype, placed.config.in, key.group)<<<blocks_for(threads), kThreads, 0, stream>>>(slab);
@@ -184,16 +199,19 @@ CublasGemm product(const LinearConfig& config, const TensorView& x, const Tensor
           .y_stride = y.row_stride};
 }
 
-// Scratch: the slab, the bias in 16 bit, and what is left of it for cuBLASLt.
+// Scratch: the slab, two factors for fp16, the bias in 16 bit, and what is left of it for cuBLASLt.
 void apply_8bit(const PlacedWeight& placed, const TensorView& x, const TensorView& y, Scratch scratch,
                 Stream stream) {
   const LinearConfig& config = placed.config;
   const auto cuda_stream = static_cast<cudaStream_t>(stream.handle);
   const auto aligned = [](int64_t bytes) { return (bytes + 255) / 256 * 256; };
   const int64_t slab = slab_rows(config.n, config.k), slab_bytes = slab * config.k * 2;
-  const int64_t bias_at = aligned(slab_bytes), blas_at = bias_at + aligned(config.bias ? config.n * 2 : 0);
+  const int64_t factors_at = aligned(slab_bytes);
+  const int64_t bias_at = factors_at + aligned(x.dtype == DType::kF16 ? 2 * sizeof(float) : 0);
+  const int64_t blas_at = bias_at + aligned(config.bias ? config.n * 2 : 0);
   const auto blas_bytes = static_cast<size_t>(static_cast<int64_t>(kCublasBytes) + slab_bytes - blas_at);
   auto* const memory = static_cast<uint8_t*>(scratch.data);
+  auto* const factors = reinterpret_cast<float*>(memory + factors_at);
   if (config.bias) {
     round_bias_kernel<<<blocks_for(config.n), kThreads, 0, cuda_stream>>>(placed.bias, memory + bias_at,
                                                                           y.dtype, config.n);
@@ -201,8 +219,9 @@ void apply_8bit(const PlacedWeight& placed, const TensorView& x, const TensorVie
   }
   for (int64_t row = 0; row < config.n; row += slab) {
     const int64_t rows = std::min(slab, config.n - row);
-    dequantize_slab(placed, row, rows, memory, cuda_stream);
+    dequantize_slab(placed, row, rows, memory, factors, cuda_stream);
     CublasGemm gemm = product(config, x, y, memory, row, rows);
+    if (x.dtype == DType::kF16) gemm.factors = factors;
     if (config.bias) gemm.bias = memory + bias_at + row * 2;
     cublaslt_gemm(gemm, {memory + blas_at, blas_bytes}, stream);
   }

@@ -1,5 +1,5 @@
 #include "anyfp8/kernels/common/cuda_admission.h"
-#include "anyfp8/kernels/cuda_mma_w8a16/mma_launch.h"
+#include "anyfp8/kernels/common/tile_launch.h"
 #include "anyfp8/kernels/kernel_list.h"
 
 // mma.sync, weights as operand A: the portable fused kernel. Its PTX is in every build, so a card newer
@@ -11,7 +11,12 @@ namespace {
 TokenRange tokens(const LinearConfig&, const Device&) { return {}; }
 
 size_t workspace_bytes(const LinearConfig&, const Device& device, int64_t) {
-  return mma::most_scratch_bytes(mma::family_of(device.cc), device.sm_count);
+  return tile::most_scratch_bytes(tile::mma_card(device));
+}
+
+[[maybe_unused]] void apply(const PlacedWeight& weight, const TensorView& x, const TensorView& y,
+                            Scratch scratch, Stream stream) {
+  tile::apply(tile::mma_card(*weight.device), weight, x, y, scratch, stream);
 }
 
 }  // namespace
@@ -32,7 +37,7 @@ constinit const Kernel cuda_mma_w8a16{
     .check = check_fused_w8a16,
     .tokens = tokens,
     .workspace_bytes = workspace_bytes,
-    .apply = ANYFP8_LAUNCH(apply_cuda_mma_w8a16),
+    .apply = ANYFP8_LAUNCH(apply),
 };
 
 }  // namespace anyfp8

@@ -1,9 +1,9 @@
-#include "anyfp8/kernels/cuda_mma_w8a16/mma_kernels.cuh"
+#include "anyfp8/kernels/common/tile_table.cuh"
 
-namespace anyfp8::mma {
+namespace anyfp8::tile {
 
 const void* kernel_sm80_bf16(Code code, int group, ShapeId shape) {
   return kernel_of<Family::kSm80, Half::kBF16>(code, group, shape);
 }
 
-}  // namespace anyfp8::mma
+}  // namespace anyfp8::tile

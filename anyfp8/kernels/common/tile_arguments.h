@@ -2,10 +2,10 @@
 
 #include <cstdint>
 
-namespace anyfp8::mma {
+namespace anyfp8::tile {
 
 // All that a launch of the mma.sync kernel reads. Pointers are of the device; strides in elements.
-struct MmaArguments {
+struct TileArguments {
   const uint8_t* weight;  // [n, pitch] k64_shuffled
   int64_t pitch;
   const uint16_t* x;  // [m, k], bf16 or fp16
@@ -17,14 +17,14 @@ struct MmaArguments {
   float* partials;    // [tiles, splits, outputs of a tile], where parts meet in scratch; and
   uint32_t* arrived;  // [tiles], how many parts of a tile are there; zero at first
   int n, k, m;
-  int group_rows;     // outputs of one scale; 0: all
-  int scale_columns;  // of one row of scales
+  int group_rows;          // outputs of one scale; 0: all
+  int scale_columns;       // of one row of scales
   int tiles, token_tiles;  // in all, along tokens
   int steps;               // stages of a tile
   int splits;              // blocks that share the k of a tile
   bool scale_e8m0;
-  bool x_aligned;          // x and its rows begin at multiples of 16 bytes
-  bool y_pairs, y_fours;   // y and its rows begin at multiples of 4 and 8 bytes
+  bool x_aligned;         // x and its rows begin at multiples of 16 bytes
+  bool y_pairs, y_fours;  // y and its rows begin at multiples of 4 and 8 bytes
 };
 
-}  // namespace anyfp8::mma
+}  // namespace anyfp8::tile

@@ -1,4 +1,4 @@
-#include "anyfp8/kernels/cuda_mma_w8a16/mma_launch.h"
+#include "anyfp8/kernels/common/tile_launch.h"
 
 #include <algorithm>
 #include <atomic>
@@ -6,7 +6,7 @@
 #include "anyfp8/device/check_cuda.h"
 #include "anyfp8/kernels/common/k64_shuffle.h"
 
-namespace anyfp8::mma {
+namespace anyfp8::tile {
 namespace {
 
 const void* kernel_of(Family family, Half half, Code code, int group, ShapeId shape) {
@@ -14,7 +14,8 @@ const void* kernel_of(Family family, Half half, Code code, int group, ShapeId sh
   switch (family) {
     case Family::kSm75: return bf16 ? nullptr : kernel_sm75_f16(code, group, shape);
     case Family::kSm80: return (bf16 ? kernel_sm80_bf16 : kernel_sm80_f16)(code, group, shape);
-    default: return (bf16 ? kernel_sm90_bf16 : kernel_sm90_f16)(code, group, shape);
+    case Family::kSm90: return (bf16 ? kernel_sm90_bf16 : kernel_sm90_f16)(code, group, shape);
+    default: return (bf16 ? kernel_sm90a_bf16 : kernel_sm90a_f16)(code, group, shape);
   }
 }
 
@@ -29,19 +30,21 @@ void allow_shared_memory(const void* kernel, int bytes, std::atomic<uint64_t>& d
 }
 
 bool begins_at_multiples_of(uintptr_t bytes, const void* data, int64_t row_stride) {
-  return reinterpret_cast<uintptr_t>(data) % bytes == 0 && static_cast<uintptr_t>(row_stride) * 2 % bytes == 0;
+  return reinterpret_cast<uintptr_t>(data) % bytes == 0 &&
+         static_cast<uintptr_t>(row_stride) * 2 % bytes == 0;
 }
 
-}  // namespace
-
-void launch(const Plan& plan, Family family, Half half, Code code, int group, MmaArguments arguments,
+// Queues the work of `plan` on the current device.
+void launch(const Plan& plan, Family family, Half half, Code code, int group, TileArguments arguments,
             Stream stream) {
   const void* kernel = kernel_of(family, half, code, group, plan.shape);
   const int bytes = shared_bytes(kShapes[plan.shape], family, group);
-  static std::atomic<uint64_t> allowed[3][2][2][3][kShapeCount];
+  static std::atomic<uint64_t> allowed[4][2][2][3][kShapeCount];
   allow_shared_memory(kernel, bytes,
                       allowed[static_cast<int>(family)][static_cast<int>(half)][static_cast<int>(code)]
-                             [group == 0 ? 0 : group == 128 ? 1 : 2][plan.shape]);
+                             [group == 0     ? 0
+                              : group == 128 ? 1
+                                             : 2][plan.shape]);
   arguments.tiles = static_cast<int>(plan.tiles);
   arguments.token_tiles = static_cast<int>(plan.token_tiles);
   arguments.steps = static_cast<int>(plan.steps);
@@ -59,27 +62,26 @@ void launch(const Plan& plan, Family family, Half half, Code code, int group, Mm
   attributes[1].id = cudaLaunchAttributeClusterDimension;
   attributes[1].val.clusterDim = {static_cast<unsigned>(plan.splits), 1, 1};
   config.attrs = attributes;
-  config.numAttrs = family != Family::kSm90 ? 0 : plan.splits > 1 ? 2 : 1;
+  config.numAttrs = family < Family::kSm90 ? 0 : plan.splits > 1 ? 2 : 1;
   void* parameters[] = {&arguments};
   ANYFP8_CUDA_CHECK(cudaLaunchKernelExC(&config, kernel, parameters));
 }
 
-}  // namespace anyfp8::mma
+}  // namespace
 
-namespace anyfp8 {
-
-void apply_cuda_mma_w8a16(const PlacedWeight& weight, const TensorView& x, const TensorView& y, Scratch scratch,
-                          Stream stream) {
-  using namespace mma;
+void apply(const Card& card, const PlacedWeight& weight, const TensorView& x, const TensorView& y,
+           Scratch scratch, Stream stream) {
   const LinearConfig& c = weight.config;
   const QuantKey& key = c.scheme.weight;
-  const Device& device = *weight.device;
-  const Family family = family_of(device.cc);
   const Half half = c.in == DType::kBF16 ? Half::kBF16 : Half::kF16;
-  Problem problem{c.n, c.k, x.rows, key.dtype == DType::kE4M3 ? Code::kE4M3 : Code::kE5M2, key.group.cols,
+  Problem problem{c.n,
+                  c.k,
+                  x.rows,
+                  key.dtype == DType::kE4M3 ? Code::kE4M3 : Code::kE5M2,
+                  key.group.cols,
                   c.policy == Policy::kInvariant};
 
-  MmaArguments arguments{};
+  TileArguments arguments{};
   arguments.weight = static_cast<const uint8_t*>(weight.data);
   arguments.pitch = shuffled_pitch(c.k);
   arguments.x_stride = x.row_stride;
@@ -95,20 +97,21 @@ void apply_cuda_mma_w8a16(const PlacedWeight& weight, const TensorView& x, const
   arguments.y_pairs = begins_at_multiples_of(4, y.data, y.row_stride);
   arguments.y_fours = begins_at_multiples_of(8, y.data, y.row_stride);
 
-  const int64_t at_once = tokens_at_once(make_plan(problem, family, device.sm_count), family, device.sm_count);
+  const int64_t at_once = tokens_at_once(make_plan(problem, card), card);
   for (int64_t first = 0; first < x.rows; first += at_once) {
     problem.m = std::min(at_once, x.rows - first);
-    const Plan plan = make_plan(problem, family, device.sm_count);
+    const Plan plan = make_plan(problem, card);
     arguments.m = static_cast<int>(problem.m);
     arguments.x = static_cast<const uint16_t*>(x.data) + first * x.row_stride;
     arguments.y = static_cast<uint16_t*>(y.data) + first * y.row_stride;
     arguments.arrived = static_cast<uint32_t*>(scratch.data);
     arguments.partials = reinterpret_cast<float*>(static_cast<char*>(scratch.data) + plan.counter_bytes);
     if (plan.counter_bytes > 0) {
-      ANYFP8_CUDA_CHECK(cudaMemsetAsync(scratch.data, 0, plan.counter_bytes, static_cast<cudaStream_t>(stream.handle)));
+      ANYFP8_CUDA_CHECK(
+          cudaMemsetAsync(scratch.data, 0, plan.counter_bytes, static_cast<cudaStream_t>(stream.handle)));
     }
-    launch(plan, family, half, problem.code, problem.group, arguments, stream);
+    launch(plan, card.family, half, problem.code, problem.group, arguments, stream);
   }
 }
 
-}  // namespace anyfp8
+}  // namespace anyfp8::tile

@@ -2,11 +2,12 @@
 
 #include <cstdint>
 
-#include "anyfp8/kernels/cuda_mma_w8a16/mma_shapes.h"
+#include "anyfp8/kernels/common/tile_arguments.h"
+#include "anyfp8/kernels/common/tile_shapes.h"
 
 // The instructions of the mma.sync kernels, one inline function each. kFamily says what there is: kSm75 has no
 // cp.async, fp16 alone and products of 8 k; kSm90 has programmatic dependent launch, clusters and mul.bf16x2.
-namespace anyfp8::mma {
+namespace anyfp8::tile {
 
 inline __device__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
@@ -134,7 +135,7 @@ inline __device__ uint32_t multiply2(uint32_t v, uint32_t factor) {
   uint32_t r;
   if constexpr (kHalf == Half::kF16) {
     asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(v), "r"(factor));
-  } else if constexpr (kFamily == Family::kSm90) {
+  } else if constexpr (kFamily >= Family::kSm90) {
     asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(r) : "r"(v), "r"(factor));
   } else {  // plus -0, which changes no number
     asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(v), "r"(factor), "r"(0x80008000u));
@@ -173,11 +174,11 @@ inline __device__ uint32_t pack2(float first, float second) {
 // and must touch nothing that a kernel writes.
 template <Family kFamily>
 inline __device__ void wait_for_inputs() {
-  if constexpr (kFamily == Family::kSm90) asm volatile("griddepcontrol.wait;" ::: "memory");
+  if constexpr (kFamily >= Family::kSm90) asm volatile("griddepcontrol.wait;" ::: "memory");
 }
 template <Family kFamily>
 inline __device__ void let_next_kernel_start() {
-  if constexpr (kFamily == Family::kSm90) asm volatile("griddepcontrol.launch_dependents;");
+  if constexpr (kFamily >= Family::kSm90) asm volatile("griddepcontrol.launch_dependents;");
 }
 
 // A cluster of blocks, whose shared memory each of them reads.
@@ -200,4 +201,4 @@ inline __device__ float4 load_cluster16(uint32_t from, int rank) {
   return v;
 }
 
-}  // namespace anyfp8::mma
+}  // namespace anyfp8::tile

@@ -1,0 +1,265 @@
+#pragma once
+
+#include <type_traits>
+
+#include "anyfp8/kernels/common/tile_ring.cuh"
+#include "anyfp8/kernels/common/tile_sums.cuh"
+
+// y = x · Wᵀ by tiles: weights are operand a (rows of 16), tokens operand b (columns of 8), so that one token
+// wastes seven columns and not fifteen rows.
+//
+//   a block's tile: kRows outputs x kTokens tokens          a stage of its ring in shared memory: kDepth of k
+//
+//            tokens ->                                        weight [kRows][kDepth] bytes, k64_shuffled
+//          +--------+--------+                                x      [kTokens][kDepth] 16 bit
+//    rows  | warp   | warp   |   kWarpsN x kWarpsM warps,     scales [groups][kRows] f32, where they change with k
+//          +--------+--------+   each kTiles16 x kTiles8
+//          | warp   | warp   |   products of 16 x 8,
+//          +--------+--------+   times kWarpsK that share k
+//
+// Without a split the grid is persistent: a block walks its tiles one after the other, and the ring runs on across
+// them. With one, `splits` blocks share the k of each tile and their sums are added in the order of k: on Hopper and
+// newer they are a cluster and read each other's shared memory; elsewhere each writes its sums to scratch, and the
+// last to arrive adds them all. No sum depends on who was last.
+namespace anyfp8::tile {
+
+template <class S>
+class TileProduct {
+  const WarpPlace<S> place_;
+  uint32_t read_weight_, read_x_;  // in a stage: where this lane's fragments begin
+  // One product waits for the one before it in the same sums, and a warp of a single tile has no other work: then
+  // odd steps have sums of their own.
+  static constexpr int kChains = S::kTiles16 * S::kTiles8 == 1 && S::kGroup == 0 ? 2 : 1;
+  float odd_[4];
+  uint32_t fragments_[2][S::kWgmma ? S::kTiles16 : 1][4];
+  bool fresh_ = false;  // the next product begins its sums
+  // Sums of the current group of k, before its scale.
+  float part_[S::kGroup == 0 ? 1 : S::kTiles16][S::kGroup == 0 ? 1 : S::kTiles8][4];
+
+ public:
+  Fragments<S> acc;
+
+  __device__ TileProduct() {
+    read_weight_ = weight_place<S>(place_.row(0) + place_.g, place_.warp_k * S::kChunks * 4 + place_.t);
+    // ldmatrix: with one tile of 8 tokens, matrices are two steps' halves; else one step's halves of two tiles.
+    const int matrix = place_.lane / 8;
+    const int token = place_.token(0) + place_.lane % 8 + (S::kTiles8 == 1 ? 0 : matrix / 2 * 8);
+    const int unit = place_.warp_k * S::kChunks * 8 + (S::kTiles8 == 1 ? matrix : matrix % 2);
+    read_x_ = S::kWeightBytes + x_place<S>(token, unit);
+    clear();
+  }
+
+  __device__ void clear() {
+#pragma unroll
+    for (int r = 0; r < S::kTiles16; ++r) {
+#pragma unroll
+      for (int j = 0; j < S::kTiles8; ++j) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          acc[r][j][i] = 0;
+          if constexpr (S::kGroup != 0) part_[r][j][i] = 0;
+        }
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) odd_[i] = 0;
+  }
+
+  // The products of one stage: this warp's rows and tokens of its chunks. The sums of a group of k are added to the
+  // others with its scale where it ends: inside the stage, or behind it if `group_ends` says so.
+  __device__ void multiply(uint32_t stage, bool group_ends) {
+#pragma unroll
+    for (int c = 0; c < S::kChunks; ++c) {
+      uint4 q[S::kTiles16][2];
+#pragma unroll
+      for (int r = 0; r < S::kTiles16; ++r) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) q[r][h] = load_shared16(weight_at(stage, c, (S::kWgmma ? 64 : 16) * r + 8 * h));
+      }
+      if constexpr (S::kWgmma) {
+        multiply_by_wgmma(q, stage, c, group_ends);
+      } else {
+        multiply_by_mma(q, stage, c, group_ends);
+      }
+    }
+  }
+
+  // All sums are in acc.
+  __device__ void join() {
+    if constexpr (kChains == 2) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) acc[0][0][i] += odd_[i];
+    }
+  }
+
+ private:
+  __device__ void multiply_by_mma(const uint4 (&q)[S::kTiles16][2], uint32_t stage, int c, bool group_ends) {
+    constexpr int kStepsOfGroup = S::kGroup == 0 ? 1 : S::kGroup / 16;
+    uint32_t two_steps[4];
+#pragma unroll
+    for (int s = 0; s < 4; ++s) {
+      uint32_t b[S::kTiles8][2];
+      load_tokens(b, two_steps, stage, c, s);
+#pragma unroll
+      for (int r = 0; r < S::kTiles16; ++r) {
+        uint32_t a[4];
+        decode<S::kFamily, S::kHalf, S::kCode>(a, word(q[r][0], s), word(q[r][1], s));
+#pragma unroll
+        for (int j = 0; j < S::kTiles8; ++j) {
+          auto& sums = sums_of(r, j, s);
+          multiply_add<S::kFamily, S::kHalf>(sums, a, b[j][0], b[j][1], sums);
+        }
+      }
+      if constexpr (S::kGroup != 0) {
+        const bool last_of_stage = c + 1 == S::kChunks && s == 3;
+        if ((c * 4 + s + 1) % kStepsOfGroup == 0 || (last_of_stage && (S::kWarpsK > 1 || group_ends))) {
+          const int k = (place_.warp_k * S::kChunks + c) * 64 + s * 16;
+          add_group(stage + S::kWeightBytes + S::kXBytes + (S::kGroups > 1 ? k / S::kGroup : 0) * S::kRows * 4);
+        }
+      }
+    }
+  }
+  // A chunk by wgmma: one step's codes are decoded while the product of the step before is under way.
+  __device__ void multiply_by_wgmma(const uint4 (&q)[S::kTiles16][2], uint32_t stage, int c, bool group_ends) {
+    constexpr int kStepsOfGroup = S::kGroup == 0 ? 1 : S::kGroup / 16;
+    const uint64_t tokens = token_descriptor(stage + S::kWeightBytes + c * S::kTokens * 128);
+#pragma unroll
+    for (int s = 0; s < 4; ++s) {
+      auto& a = fragments_[s % 2];
+#pragma unroll
+      for (int r = 0; r < S::kTiles16; ++r) {
+        decode<S::kFamily, S::kHalf, S::kCode>(a[r], word(q[r][0], s), word(q[r][1], s));
+      }
+      begin_wgmma();
+#pragma unroll
+      for (int r = 0; r < S::kTiles16; ++r) {
+        wgmma<S::kHalf>(sums_of(r), a[r], tokens + s * 2, fresh_);
+      }
+      commit_wgmma();
+      fresh_ = false;
+      if constexpr (S::kGroup != 0) {
+        const bool last_of_stage = c + 1 == S::kChunks && s == 3;
+        if ((c * 4 + s + 1) % kStepsOfGroup == 0 || (last_of_stage && group_ends)) {
+          wait_wgmma<0>();
+          const int k = c * 64 + s * 16;
+          add_group(stage + S::kWeightBytes + S::kXBytes + (S::kGroups > 1 ? k / S::kGroup : 0) * S::kRows * 4);
+          fresh_ = true;
+        }
+      }
+      // The fragments of the step before are free. Behind a stage nothing may be under way: its place is filled
+      // again. Keeping a stage back for that instead was up to 5 % slower (H200, m = 64) and never faster.
+      if (c + 1 == S::kChunks && s == 3) {
+        wait_wgmma<0>();
+      } else {
+        wait_wgmma<1>();
+      }
+    }
+  }
+
+  // Where products are added up: of one group of k, or of all.
+  __device__ float (&sums_of(int r))[S::kTiles8][4] {
+    if constexpr (S::kGroup != 0) {
+      return part_[r];
+    } else {
+      return acc[r];
+    }
+  }
+  __device__ float (&sums_of(int r, int j, int s))[4] { return kChains == 2 && s % 2 == 1 ? odd_ : sums_of(r)[j]; }
+  static __device__ uint32_t word(const uint4& q, int s) {
+    return s == 0 ? q.x : s == 1 ? q.y : s == 2 ? q.z : q.w;
+  }
+  // The places of weight_place() and x_place(), `rows` and tokens further down, by constants.
+  __device__ uint32_t weight_at(uint32_t stage, int c, int rows) const {
+    return ((stage + read_weight_) ^ (c * 64)) + rows * S::kDepth;
+  }
+  __device__ uint32_t x_at(uint32_t stage, int c, int s, int tokens) const {
+    const uint32_t of_step = (stage + read_x_) ^ (s * 32);
+    return of_step + c * 128 + tokens * S::kDepth * 2;
+  }
+
+  // Operand b of step s of a chunk. One ldmatrix brings two steps of 8 tokens, or one step of 16.
+  __device__ void load_tokens(uint32_t (&b)[S::kTiles8][2], uint32_t (&two_steps)[4], uint32_t stage, int c,
+                              int s) const {
+    static_assert(S::kTiles8 % 2 == 0 || S::kTiles8 == 1);
+    if constexpr (S::kTiles8 == 1) {
+      if (s % 2 == 0) load_matrix4(two_steps, x_at(stage, c, s, 0));
+      b[0][0] = two_steps[s % 2 * 2];
+      b[0][1] = two_steps[s % 2 * 2 + 1];
+    } else {
+#pragma unroll
+      for (int j = 0; j < S::kTiles8; j += 2) {
+        uint32_t two[4];
+        load_matrix4(two, x_at(stage, c, s, j * 8));
+        b[j][0] = two[0];
+        b[j][1] = two[1];
+        b[j + 1][0] = two[2];
+        b[j + 1][1] = two[3];
+      }
+    }
+  }
+
+  __device__ void add_group(uint32_t scales) {
+#pragma unroll
+    for (int r = 0; r < S::kTiles16; ++r) {
+      const uint32_t row = scales + (place_.row(r) + place_.g) * 4;
+      const float scale[2] = {load_shared4(row), load_shared4(row + 32)};
+#pragma unroll
+      for (int j = 0; j < S::kTiles8; ++j) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          acc[r][j][i] += scale[i / 2] * part_[r][j][i];
+          part_[r][j][i] = 0;
+        }
+      }
+    }
+  }
+};
+
+template <class S>
+__global__ void __launch_bounds__(S::kThreads, S::kShape.blocks) tile_w8a16(const __grid_constant__ TileArguments p) {
+  extern __shared__ __align__(1024) uint8_t memory[];
+  const uint32_t shared = shared_address(memory);
+  using Ring = std::conditional_t<S::kFamily == Family::kSm75, RegisterRing<S>, CopyRing<S>>;
+
+  // This block's work.
+  const bool alone = p.splits == 1;
+  const int rank = alone ? 0 : blockIdx.x % p.splits;
+  const auto tile_of = [&](int64_t block) { return static_cast<int>(p.tiles * block / gridDim.x); };
+  int tile = alone ? tile_of(blockIdx.x) : blockIdx.x / p.splits;
+  const int past = alone ? tile_of(int64_t{blockIdx.x} + 1) : tile + 1;
+  const int first_step = part_begin<S>(p, rank), last_step = part_begin<S>(p, rank + 1);
+  const int count = (past - tile) * (last_step - first_step);
+
+  Ring ring(p, shared, Requests<S>{{tile, first_step, first_step, last_step}, count});
+  ring.begin_weights();  // do not depend on the kernel before this one
+  wait_for_inputs<S::kFamily>();
+  ring.begin_x();
+  let_next_kernel_start<S::kFamily>();
+
+  const TileSums<S> sums(p, shared);
+  TileProduct<S> product;
+  int step = first_step, slot = 0, turn = 0;
+  for (int i = 0; i < count; ++i) {
+    ring.wait(slot, turn);
+    __syncthreads();
+    ring.refill();
+    ++step;
+    product.multiply(shared + slot * S::kStageBytes,
+                     step == last_step || step * S::kDepth % (S::kGroup == 0 ? 64 : S::kGroup) == 0);
+    ring.keep();
+    if (++slot == S::kStages) {
+      slot = 0;
+      ++turn;
+    }
+    if (step == last_step) {
+      product.join();
+      sums.finish(product.acc, tile, rank);
+      product.clear();
+      step = first_step;
+      ++tile;
+    }
+  }
+  if constexpr (S::kFamily != Family::kSm75) wait_copies<0>();
+}
+
+}  // namespace anyfp8::tile

@@ -1,0 +1,114 @@
+#include "anyfp8/kernels/common/tile_plan.h"
+
+#include <algorithm>
+#include <span>
+
+namespace anyfp8::tile {
+namespace {
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+size_t output_bytes(const Shape& shape) {
+  return static_cast<size_t>(shape.rows() * shape.tokens()) * sizeof(float);
+}
+
+// Blocks of a shape that are on the card at once, as far as shared memory goes.
+int64_t places(const Problem& p, const Card& card, const Shape& shape) {
+  const size_t bytes = static_cast<size_t>(shared_bytes(shape, card.family, p.group)) + kReservedBytes;
+  const auto fit = static_cast<int>((card.shared_bytes + kReservedBytes) / bytes);
+  return static_cast<int64_t>(card.sm_count) * std::clamp(fit, 1, shape.blocks);
+}
+
+// In order of preference; the first that holds all tokens is taken, or the last.
+constexpr ShapeId kNarrowFirst[] = {kNarrow8,  kNarrow16, kWide8,     kWide16,
+                                    kTokens32, kTokens64, kTokens128, kTokens128Grouped};
+constexpr ShapeId kWideFirst[] = {kWide8, kWide16, kTokens32, kTokens64, kTokens128, kTokens128Grouped};
+// In which one warp sums all of a part's k: one order of sums for every m.
+constexpr ShapeId kOneOrder[] = {kWide16, kTokens32, kTokens64, kTokens128, kTokens128Grouped};
+constexpr ShapeId kWgmma[] = {kWarpgroup16, kWarpgroup32, kWarpgroup64, kWarpgroup128, kWarpgroup128Grouped};
+
+ShapeId choose_shape(const Problem& p, const Card& card) {
+  const bool narrow = p.n < int64_t{64} * card.sm_count;  // wide tiles would not fill the card
+  const std::span<const ShapeId> shapes = card.family == Family::kSm90a ? std::span<const ShapeId>(kWgmma)
+                                          : p.invariant                 ? std::span<const ShapeId>(kOneOrder)
+                                          : narrow ? std::span<const ShapeId>(kNarrowFirst)
+                                                   : std::span<const ShapeId>(kWideFirst);
+  ShapeId chosen = shapes.front();
+  for (const ShapeId shape : shapes) {
+    if (!has_shape(card.family, p.code, p.group, shape)) continue;
+    chosen = shape;
+    if (kShapes[shape].tokens() >= p.m) break;
+  }
+  return chosen;
+}
+
+// So many blocks share a tile's k that all together fill the card once. Clusters of more than two lie within
+// a part of the card whose multiprocessors they may not divide: of an H200's 264 places clusters of 8 fill
+// 240, of 7 and 6 224 and 234, so a tenth stays free. Short parts are mostly beginning and end: at k = 4096
+// and m = 16 to 128, 5 parts of 128 k were up to 8 % better than 4.
+int choose_splits(const Problem& p, const Card& card, ShapeId id) {
+  constexpr int kLeastUnits = 5;
+  const Shape& shape = kShapes[id];
+  const int64_t row_tiles = ceil_div(p.n, shape.rows());
+  const int64_t tiles =
+      p.invariant ? row_tiles : row_tiles * ceil_div(std::max<int64_t>(p.m, 1), shape.tokens());
+  const int64_t free = p.invariant ? card.sm_count : places(p, card, shape);
+  const int64_t most = std::min<int64_t>(ceil_div(p.k, std::max(128, shape.depth())) / kLeastUnits, 8);
+  if (free / tiles < 2 || most < 2) return 1;
+  return static_cast<int>(std::clamp<int64_t>(free * 9 / 10 / tiles, 2, most));
+}
+
+Card card_of(const Device& device, Family family) { return {family, device.sm_count, device.smem_per_block}; }
+
+}  // namespace
+
+Card mma_card(const Device& device) {
+  const auto has = [&](int major, Family family) {
+    return device.cc.major >= major && device.smem_per_block >= static_cast<size_t>(shared_limit(family));
+  };
+  return card_of(device, has(9, Family::kSm90)   ? Family::kSm90
+                         : has(8, Family::kSm80) ? Family::kSm80
+                                                 : Family::kSm75);
+}
+
+Card wgmma_card(const Device& device) { return card_of(device, Family::kSm90a); }
+
+size_t most_scratch_bytes(const Card& card) {
+  if (card.family >= Family::kSm90) return 0;
+  size_t most = 0;
+  for (const Shape& shape : kShapes) {
+    most = std::max(most, static_cast<size_t>(card.sm_count * shape.blocks) * (output_bytes(shape) + 256));
+  }
+  return most;
+}
+
+int64_t tokens_at_once(const Plan& plan, const Card& card) {
+  const int64_t tokens = kShapes[plan.shape].tokens(),
+                bytes = static_cast<int64_t>(plan.counter_bytes + plan.sum_bytes);
+  if (bytes == 0) return plan.token_tiles * tokens;
+  const auto room = static_cast<int64_t>(most_scratch_bytes(card));
+  return std::clamp<int64_t>(room * plan.token_tiles / bytes, 1, plan.token_tiles) * tokens;
+}
+
+Plan plan_with(const Problem& p, const Card& card, ShapeId id, int splits) {
+  const Shape& shape = kShapes[id];
+  Plan plan{};
+  plan.shape = id;
+  plan.token_tiles = ceil_div(std::max<int64_t>(p.m, 1), shape.tokens());
+  plan.tiles = ceil_div(p.n, shape.rows()) * plan.token_tiles;
+  plan.steps = ceil_div(p.k, shape.depth());
+  plan.splits = splits;
+  plan.blocks = splits > 1 ? plan.tiles * splits : std::min(plan.tiles, places(p, card, shape));
+  if (splits > 1 && card.family < Family::kSm90) {
+    plan.counter_bytes = static_cast<size_t>(ceil_div(plan.tiles * 4, 256) * 256);
+    plan.sum_bytes = static_cast<size_t>(plan.tiles * splits) * output_bytes(shape);
+  }
+  return plan;
+}
+
+Plan make_plan(const Problem& problem, const Card& card) {
+  const ShapeId shape = choose_shape(problem, card);
+  return plan_with(problem, card, shape, choose_splits(problem, card, shape));
+}
+
+}  // namespace anyfp8::tile

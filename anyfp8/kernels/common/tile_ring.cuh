@@ -1,0 +1,290 @@
+#pragma once
+
+#include "anyfp8/kernels/common/tile_layout.cuh"
+
+// What fills the ring of stages, in two forms with the same calls:
+//
+//   begin_weights()  asks for the weights and scales of the first stages: before the kernel's inputs are there
+//   begin_x()        ... for their x
+//   wait(slot, turn)  this thread's part of the stage is there; the block's barrier follows
+//   refill()          asks for the next stage, whose place every warp has left
+//   keep()            after a stage's products: registers go to shared memory, in the form that needs it
+namespace anyfp8::tile {
+
+// A place in the list of steps, tile after tile.
+struct Position {
+  int tile, step;
+  int first_step, last_step;  // of this block's part of each tile
+  // Whether a new tile begins.
+  __device__ bool advance() {
+    if (++step < last_step) return false;
+    ++tile;
+    step = first_step;
+    return true;
+  }
+};
+
+// What is asked for next, where it goes, and how much is left to ask for.
+template <class S>
+struct Requests {
+  Position at;
+  int left;
+  int slot = 0;
+  // Whether a new tile begins.
+  __device__ bool advance() {
+    --left;
+    slot = slot + 1 == S::kStages ? 0 : slot + 1;
+    return at.advance();
+  }
+};
+
+// Scales of a stage, where they change with k, go through registers and are kept a turn of the loop later: they come
+// in any type and alignment.
+template <class S>
+class ScaleRing {
+  static constexpr int kUnits = (S::kGroups * S::kRows + S::kThreads - 1) / S::kThreads;
+
+  const TileArguments& p_;
+  const uint32_t shared_;
+  int row_[kUnits > 0 ? kUnits : 1];
+  float ahead_[kUnits > 0 ? kUnits : 1];
+  int waiting_ = -1;  // the slot they are for
+
+ public:
+  __device__ ScaleRing(const TileArguments& p, uint32_t shared) : p_(p), shared_(shared) {}
+  __device__ void begin_tile(int tile) {
+#pragma unroll
+    for (int i = 0; i < kUnits; ++i) {
+      row_[i] = scale_row(p_, min(first_row<S>(p_, tile) + static_cast<int>(threadIdx.x + i * S::kThreads) % S::kRows, p_.n - 1));
+    }
+  }
+  __device__ void fetch(int slot, int step) {
+    if constexpr (S::kGroup != 0) {
+#pragma unroll
+      for (int i = 0; i < kUnits; ++i) {
+        const int index = threadIdx.x + i * S::kThreads, column = step * S::kDepth / S::kGroup + index / S::kRows;
+        const bool inside = index < S::kGroups * S::kRows && column < p_.scale_columns;
+        ahead_[i] = inside ? scale_at(p_, row_[i], column) : 0.0f;
+      }
+      waiting_ = slot;
+    }
+  }
+  __device__ void keep() {
+    if constexpr (S::kGroup != 0) {
+      if (waiting_ < 0) return;
+      const uint32_t to = shared_ + waiting_ * S::kStageBytes + S::kWeightBytes + S::kXBytes;
+#pragma unroll
+      for (int i = 0; i < kUnits; ++i) {
+        const int index = threadIdx.x + i * S::kThreads;
+        if (index < S::kGroups * S::kRows) store_shared4(to + index * 4, ahead_[i]);
+      }
+      waiting_ = -1;
+    }
+  }
+};
+
+// 16 bytes of which the first `bytes` lie at `from`, by elements: what is not aligned, or the end of a row.
+inline __device__ uint4 gather(const uint16_t* from, int bytes) {
+  uint32_t words[4];
+#pragma unroll
+  for (int w = 0; w < 4; ++w) {
+    words[w] = (4 * w < bytes ? from[2 * w] : 0u) | (4 * w + 2 < bytes ? from[2 * w + 1] : 0u) << 16;
+  }
+  return {words[0], words[1], words[2], words[3]};
+}
+
+// The threads share a stage's 16-byte units: each keeps its place in a row and goes down the rows.
+template <class S>
+class UnitsOfThread {
+ protected:
+  static constexpr int kUnitsOfRow = S::kDepth / 16, kRowsAtOnce = S::kThreads / kUnitsOfRow;
+  static constexpr int kUnitsOfToken = S::kDepth / 8, kTokensAtOnce = S::kThreads / kUnitsOfToken;
+  static constexpr int kWeightUnits = S::kRows / kRowsAtOnce;
+  static constexpr int kXUnits = (S::kTokens + kTokensAtOnce - 1) / kTokensAtOnce;
+  static constexpr int kXThreads = S::kTokens < kTokensAtOnce ? S::kTokens * kUnitsOfToken : S::kThreads;
+  static_assert(kRowsAtOnce % 2 == 0 && kTokensAtOnce >= 1 && (kTokensAtOnce & (kTokensAtOnce - 1)) == 0);
+  static_assert(S::kRows % kRowsAtOnce == 0);
+
+  const TileArguments& p_;
+  const uint32_t shared_;
+  Requests<S> next_;
+  ScaleRing<S> scales_;
+  int rows_, tokens_;  // from this thread's first row and token to the end of W and x
+  const uint8_t* weight_;
+  const uint16_t* x_;
+
+  __device__ UnitsOfThread(const TileArguments& p, uint32_t shared, const Requests<S>& requests)
+      : p_(p), shared_(shared), next_(requests), scales_(p, shared) {
+    begin_tile();
+  }
+  static __device__ int thread() { return threadIdx.x; }
+  __device__ uint32_t stage() const { return shared_ + next_.slot * S::kStageBytes; }
+  __device__ void begin_tile() {
+    const Position& at = next_.at;
+    const int row = first_row<S>(p_, at.tile) + thread() / kUnitsOfRow;
+    const int token = first_token<S>(p_, at.tile) + thread() / kUnitsOfToken;
+    rows_ = p_.n - row;
+    tokens_ = p_.m - token;
+    weight_ = p_.weight + row * p_.pitch + (at.step * S::kDepth + thread() % kUnitsOfRow * 16);
+    x_ = p_.x + token * p_.x_stride + (at.step * S::kDepth + thread() % kUnitsOfToken * 8);
+    scales_.begin_tile(at.tile);
+  }
+  __device__ void advance() {
+    weight_ += S::kDepth;
+    x_ += S::kDepth;
+    if (next_.advance()) begin_tile();
+  }
+
+  // use(i, place, from, wanted). Rows and tokens past the end are left as they are: what comes of them is in rows and
+  // columns of the product that are not stored.
+  template <class Use>
+  __device__ void each_weight(const Use& use) const {
+    const uint32_t place = weight_place<S>(thread() / kUnitsOfRow, thread() % kUnitsOfRow);
+    const uint8_t* from = weight_;
+#pragma unroll
+    for (int i = 0; i < kWeightUnits; ++i) {
+      use(i, place + i * kRowsAtOnce * S::kDepth, from, i * kRowsAtOnce < rows_);
+      from += kRowsAtOnce * p_.pitch;
+    }
+  }
+  template <class Use>
+  __device__ void each_x(const Use& use) const {
+    const uint32_t first = S::kWeightBytes + x_place<S>(thread() / kUnitsOfToken, thread() % kUnitsOfToken);
+    constexpr int kPitch = S::kWgmma ? 128 : S::kDepth * 2;
+    const uint16_t* from = x_;
+#pragma unroll
+    for (int i = 0; i < kXUnits; ++i) {
+      const uint32_t place = (first ^ (i * kTokensAtOnce % 8 * 16)) + i * kTokensAtOnce * kPitch;
+      use(i, place, from, i * kTokensAtOnce < tokens_ && (kXThreads == S::kThreads || thread() < kXThreads));
+      from += kTokensAtOnce * p_.x_stride;
+    }
+  }
+
+  // Of the last step of a tile something may lie behind k: it must be zero in both operands.
+  __device__ bool is_inside() const { return (next_.at.step + 1) * S::kDepth <= p_.k; }
+  __device__ bool weight_inside() const { return next_.at.step * S::kDepth + thread() % kUnitsOfRow * 16 < p_.pitch; }
+  __device__ int x_bytes() const {
+    return min(max(p_.k - next_.at.step * S::kDepth - thread() % kUnitsOfToken * 8, 0), 8) * 2;
+  }
+};
+
+// cp.async: Ampere and newer.
+template <class S>
+class CopyRing : UnitsOfThread<S> {
+  using Base = UnitsOfThread<S>;
+  using Base::next_, Base::p_, Base::scales_;
+  static constexpr int kAhead = S::kStages - 1;
+
+ public:
+  __device__ CopyRing(const TileArguments& p, uint32_t shared, const Requests<S>& requests)
+      : Base(p, shared, requests) {}
+  __device__ void begin_weights() {
+    CopyRing ahead = *this;
+    for (int s = 0; s < kAhead && ahead.next_.left > 0; ++s) {
+      ahead.copy_weight();
+      ahead.scales_.fetch(ahead.next_.slot, ahead.next_.at.step);
+      ahead.scales_.keep();
+      ahead.advance();
+    }
+  }
+  __device__ void begin_x() {
+    for (int s = 0; s < kAhead; ++s) {
+      if (next_.left > 0) {
+        copy_x();
+        Base::advance();
+      }
+      commit_copies();
+    }
+  }
+  __device__ void wait(int, int) {
+    wait_copies<kAhead - 1>();
+    if constexpr (S::kWgmma) publish_to_wgmma();
+    scales_.keep();
+  }
+  __device__ void refill() {
+    if (next_.left > 0) {
+      copy_weight();
+      copy_x();
+      scales_.fetch(next_.slot, next_.at.step);
+      Base::advance();
+    }
+    commit_copies();
+  }
+  __device__ void keep() {}
+
+ private:
+  __device__ void copy_weight() const {
+    const uint32_t stage = Base::stage();
+    if (Base::is_inside()) {
+      Base::each_weight([&](int, uint32_t place, const uint8_t* from, bool wanted) {
+        copy16_async(stage + place, from, wanted);
+      });
+    } else {
+      const bool inside = Base::weight_inside();
+      Base::each_weight([&](int, uint32_t place, const uint8_t* from, bool wanted) {
+        copy16_async(stage + place, from, wanted && inside);
+        if (!inside) store_shared16(stage + place, {0, 0, 0, 0});
+      });
+    }
+  }
+  __device__ void copy_x() const {
+    const uint32_t stage = Base::stage();
+    if (p_.x_aligned && Base::is_inside()) {
+      Base::each_x([&](int, uint32_t place, const uint16_t* from, bool wanted) {
+        copy16_async(stage + place, from, wanted);
+      });
+    } else {
+      const int bytes = Base::x_bytes();
+      Base::each_x([&](int, uint32_t place, const uint16_t* from, bool wanted) {
+        if (wanted) store_shared16(stage + place, gather(from, bytes));
+      });
+    }
+  }
+};
+
+// Turing: loads into registers, one stage ahead.
+template <class S>
+class RegisterRing : UnitsOfThread<S> {
+  using Base = UnitsOfThread<S>;
+  using Base::next_, Base::p_, Base::scales_;
+  uint4 weight_ahead_[Base::kWeightUnits], x_ahead_[Base::kXUnits];
+  uint32_t stage_ = 0;  // they are for this one, unless 0
+
+ public:
+  __device__ RegisterRing(const TileArguments& p, uint32_t shared, const Requests<S>& requests)
+      : Base(p, shared, requests) {}
+  __device__ void begin_weights() {}
+  __device__ void begin_x() {
+    refill();
+    keep();
+  }
+  __device__ void wait(int, int) {}
+  __device__ void refill() {
+    if (next_.left == 0) return;
+    const bool inside = Base::weight_inside();
+    Base::each_weight([&](int i, uint32_t, const uint8_t* from, bool wanted) {
+      weight_ahead_[i] = inside && wanted ? load_stream(from) : uint4{0, 0, 0, 0};
+    });
+    const int bytes = Base::x_bytes();
+    const bool whole = p_.x_aligned && bytes == 16;
+    Base::each_x([&](int i, uint32_t, const uint16_t* from, bool wanted) {
+      if (wanted) x_ahead_[i] = whole ? *reinterpret_cast<const uint4*>(from) : gather(from, bytes);
+    });
+    scales_.fetch(next_.slot, next_.at.step);
+    stage_ = Base::stage();
+    Base::advance();
+  }
+  __device__ void keep() {
+    if (stage_ == 0) return;
+    Base::each_weight([&](int i, uint32_t place, const uint8_t*, bool) {
+      store_shared16(stage_ + place, weight_ahead_[i]);
+    });
+    Base::each_x([&](int i, uint32_t place, const uint16_t*, bool) {
+      if (Base::kXThreads == S::kThreads || threadIdx.x < Base::kXThreads) store_shared16(stage_ + place, x_ahead_[i]);
+    });
+    scales_.keep();
+    stage_ = 0;
+  }
+};
+
+}  // namespace anyfp8::tile

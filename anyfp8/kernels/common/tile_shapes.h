@@ -1,0 +1,115 @@
+#pragma once
+
+#include <array>
+
+// The tiles of the fused W8A16 kernels: plain numbers that the plan (host) and the template (device) share.
+namespace anyfp8::tile {
+
+// Families of machine code, by the oldest card that runs it; kSm90a is Hopper's own, with wgmma.
+enum class Family { kSm75, kSm80, kSm90, kSm90a };
+enum class Half { kBF16, kF16 };   // of activations
+enum class Code { kE4M3, kE5M2 };  // of weights
+
+struct Shape {
+  int warps_n, warps_m, warps_k;  // along outputs, tokens and k
+  int tiles16, tiles8;            // products of 16 outputs x 8 tokens of a warp
+  int chunks;                     // of 64 k of a warp in a stage
+  int stages;                     // at most; as many as fit
+  int blocks;                     // on a multiprocessor
+  bool wgmma = false;             // products of 64 outputs by 4 warps together
+
+  constexpr int threads() const { return 32 * warps_n * warps_m * warps_k; }
+  constexpr int rows() const { return 16 * tiles16 * warps_n; }
+  constexpr int tokens() const { return 8 * tiles8 * warps_m; }
+  constexpr int depth() const { return 64 * chunks * warps_k; }
+};
+
+enum ShapeId {
+  kNarrow8,
+  kWide8,
+  kNarrow16,
+  kWide16,
+  kTokens32,
+  kTokens64,
+  kTokens128,
+  kTokens128Grouped,
+  kWarpgroup16,
+  kWarpgroup32,
+  kWarpgroup64,
+  kWarpgroup128,
+  kWarpgroup128Grouped,
+  kShapeCount
+};
+inline constexpr std::array<Shape, kShapeCount> kShapes{{
+    {1, 1, 8, 1, 1, 2, 3, 2},         // 16 x 8: layers of few outputs
+    {8, 1, 1, 1, 1, 2, 6, 2},         // 128 x 8
+    {2, 1, 4, 1, 2, 2, 3, 2},         // 32 x 16
+    {4, 1, 1, 2, 2, 2, 4, 2},         // 128 x 16
+    {4, 1, 1, 2, 4, 2, 4, 2},         // 128 x 32
+    {4, 1, 1, 2, 8, 2, 3, 2},         // 128 x 64
+    {4, 1, 1, 2, 16, 1, 4, 2},        // 128 x 128
+    {8, 1, 1, 1, 16, 1, 4, 1},        // 128 x 128 where groups of k double the sums that a thread holds
+    {8, 1, 1, 1, 2, 2, 5, 2, true},   // wgmma: 128 x 16
+    {8, 1, 1, 1, 4, 2, 4, 2, true},   // 128 x 32
+    {8, 1, 1, 1, 8, 2, 3, 2, true},   // 128 x 64
+    {8, 1, 1, 1, 16, 1, 4, 2, true},  // 128 x 128
+    {8, 1, 1, 1, 16, 2, 4, 1, true},  // 128 x 128 with groups
+}};
+
+// What is instantiated: the tile of 128 tokens in the form that its sums allow; for e5m2 weights, which few
+// checkpoints have, two shapes; and for Turing, whose blocks have 64 KB and whose registers stand in for the
+// ring, the shapes that fit.
+constexpr bool has_shape(Family family, Code code, int group, ShapeId shape) {
+  if (kShapes[shape].wgmma != (family == Family::kSm90a)) return false;
+  const bool large = shape == kTokens128 || shape == kWarpgroup128;
+  const bool grouped = shape == kTokens128Grouped || shape == kWarpgroup128Grouped;
+  if ((large && group != 0) || (grouped && group == 0)) return false;
+  if (code == Code::kE5M2) {
+    return shape == kWide16 || shape == kTokens32 || shape == kWarpgroup16 || shape == kWarpgroup32;
+  }
+  return family != Family::kSm75 || shape == kWide8 || shape == kWide16 || shape == kTokens32;
+}
+
+// The system takes so much of a multiprocessor's shared memory for each block.
+inline constexpr int kReservedBytes = 1 << 10;
+
+// Shared memory a block may have, of the smallest card of a family (bytes).
+constexpr int shared_limit(Family family) {
+  return family == Family::kSm75 ? 64 << 10 : family == Family::kSm80 ? 99 << 10 : 227 << 10;
+}
+
+// Shared memory of a shape: a stage holds weights, x in 16 bit and a scale of 4 bytes for each row and group
+// of k; beside the ring meet the sums of warps that share k.
+constexpr int groups_of_stage(const Shape& s, int group) {
+  return group == 0 ? 0 : s.depth() > group ? s.depth() / group : 1;
+}
+// wgmma's swizzle of x counts from multiples of 1024 bytes.
+constexpr int stage_bytes(const Shape& s, Family, int group) {
+  const int bytes =
+      s.rows() * s.depth() + s.tokens() * s.depth() * 2 + groups_of_stage(s, group) * s.rows() * 4;
+  return s.wgmma ? (bytes + 1023) / 1024 * 1024 : bytes;
+}
+constexpr int sum_pitch(const Shape& s) {
+  return s.rows() + 4;
+}  // the padding spreads a fragment over the banks
+constexpr int sum_bytes(const Shape& s) { return s.warps_k * s.tokens() * sum_pitch(s) * 4; }
+// Without cp.async registers hold what is on the way, so two stages are all. On Hopper, whose multiprocessors
+// have 228 KB, as many as let all `blocks` be there together.
+constexpr int stages_of(const Shape& s, Family family, int group) {
+  const int beside = (s.warps_k == 1 ? 0 : sum_bytes(s));
+  const int of_block =
+      family < Family::kSm90 ? shared_limit(family) : (228 << 10) / s.blocks - kReservedBytes;
+  const int fit = (of_block - beside) / stage_bytes(s, family, group);
+  const int wanted = family == Family::kSm75 ? 2 : s.stages;
+  return fit < wanted ? fit : wanted;
+}
+// The ring, then the sums of warps that share k. Other sums meet over the ring.
+constexpr int sums_offset(const Shape& s, Family family, int group) {
+  const int ring = stages_of(s, family, group) * stage_bytes(s, family, group);
+  return s.warps_k == 1 && ring < sum_bytes(s) ? sum_bytes(s) : ring;
+}
+constexpr int shared_bytes(const Shape& s, Family family, int group) {
+  return sums_offset(s, family, group) + (s.warps_k == 1 ? 0 : sum_bytes(s));
+}
+
+}  // namespace anyfp8::tile

@@ -1,0 +1,9 @@
+#include "anyfp8/kernels/common/tile_table.cuh"
+
+namespace anyfp8::tile {
+
+const void* kernel_sm90a_f16(Code code, int group, ShapeId shape) {
+  return kernel_of<Family::kSm90a, Half::kF16>(code, group, shape);
+}
+
+}  // namespace anyfp8::tile
