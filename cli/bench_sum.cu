@@ -26,9 +26,8 @@ __global__ void __launch_bounds__(kThreads) sum_kernel(const uint4* data, size_t
 
 void queue_sum(const void* data, size_t bytes, uint32_t* sum, int sm_count, Stream stream) {
   constexpr int kBlocksEachSm = 4;
-  sum_kernel<<<static_cast<unsigned>(sm_count * kBlocksEachSm), kThreads, 0,
-               static_cast<cudaStream_t>(stream.handle)>>>(static_cast<const uint4*>(data), bytes / 16, sum);
-  ANYFP8_CUDA_CHECK(cudaPeekAtLastError());
+  ANYFP8_CUDA_CHECK(launch(sum_kernel, static_cast<unsigned>(sm_count * kBlocksEachSm), kThreads,
+                           stream.handle, static_cast<const uint4*>(data), bytes / 16, sum));
 }
 
 }  // namespace anyfp8::cli

@@ -41,22 +41,25 @@ function(anyfp8_folder name)
   endif()
 endfunction()
 
-# Machine code and PTX of CUDA sources. A file whose name ends in _sm75, _sm80 or _sm90 is one family's own: the
-# machine code of its first card and PTX, which later cards of the family compile when they load it; _sm90a is code of
-# Hopper alone. Other files hold plain kernels for every card.
+# Machine code and PTX of CUDA sources. A file whose name ends in _sm75, _sm80 or _sm90 is for the cards from that
+# capability on whose blocks have the shared memory (12.0 has that of 8.x); _sm90a is code of Hopper alone; other files
+# are for every card. PTX is compiled when it is loaded, by cards that have no machine code of their major number here.
 function(anyfp8_cuda_code)
   foreach(source ${ARGN})
-    if(source MATCHES "_sm75\\.cu$")
-      set(code -gencode arch=compute_75,code=[sm_75,compute_75])
-    elseif(source MATCHES "_sm80\\.cu$")
-      set(code -gencode arch=compute_80,code=[sm_80,compute_80])
-    elseif(source MATCHES "_sm90\\.cu$")
-      set(code -gencode arch=compute_90,code=[sm_90,compute_90])
-    elseif(source MATCHES "_sm90a\\.cu$")
+    if(source MATCHES "_sm90a\\.cu$")
       set(code -gencode arch=compute_90a,code=sm_90a)
     else()
-      set(code -gencode arch=compute_75,code=[sm_75,compute_75] -gencode arch=compute_80,code=[sm_80,compute_80]
-               -gencode arch=compute_90,code=[sm_90,compute_90])
+      set(code "")
+      foreach(family "75" "80;120" "90;100")
+        list(GET family 0 first)
+        if(NOT source MATCHES "_sm[0-9]+\\.cu$" OR source MATCHES "_sm${first}\\.cu$")
+          list(APPEND code -gencode arch=compute_${first},code=[sm_${first},compute_${first}])
+          list(REMOVE_AT family 0)
+          foreach(card ${family})
+            list(APPEND code -gencode arch=compute_${card},code=sm_${card})
+          endforeach()
+        endif()
+      endforeach()
     endif()
     set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${code}")
   endforeach()

@@ -87,12 +87,35 @@ TEST(WgmmaW8A16, LeavesFewTokensToMmaButForInvariantLayers) {
   EXPECT_EQ(plan(cuda(9, 0), invariant, 1), plan(cuda(9, 0), invariant, 4096));
 }
 
+TEST(WgmmaW8A16, KeepsLargeMThatNothingBehindItIsBetterAt) {
+  const QuantScheme row = weight_only(kPerRow);
+  const auto config = [&](int64_t n, int64_t k) { return layer(row, Policy::kAccuracy, n, k); };
+  EXPECT_EQ(plan(cuda(9, 0), config(4096, 4096), 1024), "cuda_wgmma_w8a16");
+  EXPECT_EQ(plan(cuda(9, 0), config(4096, 4096), 1025), "cuda_dequant_w8a16");
+  EXPECT_EQ(plan(cuda(9, 0), config(4100, 4096), 1 << 20), "cuda_wgmma_w8a16") << "n is no multiple of 8";
+  EXPECT_EQ(plan(cuda(9, 0), config(4096, 4100), 1 << 20), "cuda_wgmma_w8a16") << "k is no multiple of 8";
+  EXPECT_EQ(plan(cuda(9, 0), config(128, 131080), 1 << 20), "cuda_wgmma_w8a16") << "no slab fits";
+}
+
+TEST(DequantW8A16, TakesE5M2FromFewerTokensWhereItTakesE4M3) {
+  const LinearConfig bf16 = layer(weight_only(kPerRow, DType::kE5M2));
+  for (const auto& device : {cuda(8, 0), cuda(9, 0), cuda(10, 0)}) {
+    EXPECT_NE(plan(device, bf16, 128), "cuda_dequant_w8a16");
+    EXPECT_EQ(plan(device, bf16, 129), "cuda_dequant_w8a16");
+  }
+  EXPECT_EQ(plan(cuda(8, 9), bf16, 8192), "cuda_mma_w8a16");
+  LinearConfig fp16 = bf16;
+  fp16.in = fp16.out = DType::kF16;
+  EXPECT_EQ(plan(cuda(7, 5), fp16, 129), "cuda_dequant_w8a16");
+}
+
 TEST(Turing, RunsFp16AndSaysWhyNotBf16) {
   LinearConfig config = layer(weight_only(kPerRow));
   expect_in(reason("cuda_mma_w8a16", config, cuda(7, 5)), "bf16 tensor cores need compute capability 8.0");
   EXPECT_EQ(plan(cuda(7, 5), config, 1), "cuda_reference");
   config.in = config.out = DType::kF16;
   EXPECT_EQ(plan(cuda(7, 5), config, 1), "cuda_mma_w8a16");
+  EXPECT_EQ(plan(cuda(7, 5), config, 8192), "cuda_dequant_w8a16");
 }
 
 TEST(NewerHardware, GetsThePortableKernel) {

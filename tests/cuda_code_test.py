@@ -11,7 +11,7 @@ import sys
 
 MAGIC = struct.pack("<I", 0xBA55ED50)
 KINDS = {1: "compute", 2: "sm"}  # PTX, machine code
-FAMILIES = {75, 80, 90}
+FAMILIES = {75: {75}, 80: {80, 120}, 90: {90, 100}}  # the first card: machine code
 
 
 def codes_of(data):
@@ -35,9 +35,12 @@ def main(paths):
     wrong = []
     for path in objects:
         own = re.search(r"_sm(\d+)(a?)\.cu\.o$", path)
-        families = {int(own[1])} if own else FAMILIES
-        kinds = ["sm"] if own and own[2] else KINDS.values()  # Hopper's own code: no other card could use PTX of it
-        expected = {f"{kind}_{family}" for kind in kinds for family in families}
+        if own and own[2]:
+            expected = {f"sm_{own[1]}"}  # Hopper's own code: no other card could use PTX of it
+        else:
+            families = [int(own[1])] if own else FAMILIES
+            expected = {f"compute_{family}" for family in families}
+            expected |= {f"sm_{card}" for family in families for card in FAMILIES[family]}
         with open(path, "rb") as file:
             found = codes_of(file.read())
         if found != expected:

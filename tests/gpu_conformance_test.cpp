@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
 
+#include "anyfp8/kernels/common/tile_plan.h"
 #include "anyfp8/kernels/select.h"
 #include "tests/gpu_case.h"
 
@@ -43,6 +45,17 @@ class GpuKernel : public testing::TestWithParam<const Kernel*> {
 
   Device device_;
 };
+
+// How a fused kernel cuts the call into blocks; nothing of others.
+std::optional<tile::Plan> tile_plan(const Kernel& kernel, const Device& device, const LinearConfig& config,
+                                    int64_t m) {
+  const bool wgmma = kernel.name == "cuda_wgmma_w8a16";
+  if (!wgmma && kernel.name != "cuda_mma_w8a16") return std::nullopt;
+  const QuantKey& key = config.scheme.weight;
+  const tile::Code code = key.dtype == DType::kE4M3 ? tile::Code::kE4M3 : tile::Code::kE5M2;
+  return tile::make_plan({config.n, config.k, m, code, key.group.cols, config.policy == Policy::kInvariant},
+                         wgmma ? tile::wgmma_card(device) : tile::mma_card(device));
+}
 
 class GpuConformance : public GpuKernel {
  protected:
@@ -114,6 +127,29 @@ TEST_P(GpuConformance, EveryTokenCountUpToATileAndBeyond) {
   }
 }
 
+// Blocks that walk several tiles each: more tiles than the largest card has room for blocks.
+TEST_P(GpuConformance, ManyTiles) {
+  constexpr int64_t kDepths[] = {64, 136, 200};
+  std::mt19937 random(10);
+  size_t step = 0;
+  for (const QuantKey& key : {QuantKey{.group = kPerRow}, QuantKey{.group = kBlock128}}) {
+    for (const DType half : kHalf) {
+      const LinearConfig config = half_config(60000, kDepths[step % 3], key, half, step % 2 == 0);
+      ++step;
+      if (!can_implement(kernel(), config, device_)) continue;
+      const Layer layer = random_layer(config, random);
+      for (const int64_t m : {3, 20, 300}) {
+        const auto plan = tile_plan(kernel(), device_, config, m);
+        if (plan) {
+          EXPECT_GT(plan->tiles, plan->blocks) << "no block has two tiles, m = " << m;
+        }
+        expect_right(layer, m, 0, 0, random);
+        if (HasFatalFailure() || HasNonfatalFailure()) return;
+      }
+    }
+  }
+}
+
 // A case of each way to compute, small enough to be run under compute-sanitizer.
 TEST_P(GpuConformance, Smoke) {
   std::mt19937 random(8);
@@ -126,6 +162,29 @@ TEST_P(GpuConformance, Smoke) {
       const Layer layer = random_layer(config, random);
       for (const int64_t m : {1, 9, 40, 130}) expect_right(layer, m, 8, 0, random);
       if (HasFatalFailure() || HasNonfatalFailure()) return;
+    }
+  }
+}
+
+// Likewise, of blocks that share k: 184 million products at most, of which only cuda_reference loads the
+// operands one by one (2 million loads of a warp).
+TEST_P(GpuConformance, SmokeOfSharedK) {
+  std::mt19937 random(11);
+  size_t step = 0;
+  for (const QuantKey& key : {QuantKey{.group = kPerRow}, QuantKey{.group = kBlock128},
+                              QuantKey{.group = kMx32, .scale_dtype = DType::kE8M0}}) {
+    for (const DType half : kHalf) {
+      const LinearConfig config = half_config(136, 10400, key, half, step++ % 2 == 0);
+      if (!can_implement(kernel(), config, device_)) continue;
+      const Layer layer = random_layer(config, random);
+      for (const int64_t m : {1, 9, 130}) {
+        const auto plan = tile_plan(kernel(), device_, config, m);
+        if (plan) {
+          EXPECT_GT(plan->splits, 1) << "m = " << m;
+        }
+        expect_right(layer, m, 8, 0, random);
+        if (HasFatalFailure() || HasNonfatalFailure()) return;
+      }
     }
   }
 }
@@ -148,27 +207,35 @@ TEST_P(GpuConformance, RowsAtAnyAlignment) {
   }
 }
 
+// One k is of aligned rows and one is not; both are long enough to be shared among blocks.
 TEST_P(GpuConformance, ARowHasTheSameBitsInAnyBatchAtAnyPosition) {
   if (!kernel().batch_invariant) GTEST_SKIP() << kernel().name << " does not promise it";
   constexpr int64_t kAll = 1000;
   std::mt19937 random(4);
   for (const QuantKey& key : checkpoint_schemes()) {
     for (const DType half : kHalf) {
-      LinearConfig config = half_config(200, 1152, key, half, true);
-      config.policy = Policy::kInvariant;
-      if (!can_implement(kernel(), config, device_)) continue;
-      const Layer layer = random_layer(config, random);
-      Matrix all = random_matrix(half, kAll, config.k, 0, random);
-      const Matrix expected = run(kernel(), device_, layer, all);
-      ASSERT_TRUE(run(kernel(), device_, layer, all).bytes == expected.bytes) << "the same call, other bits";
-      for (const int64_t m : {1, 4, 33}) {
-        for (const int64_t first : {int64_t{0}, int64_t{7}, int64_t{500}, kAll - m}) {
-          Matrix part(half, m, config.k, 0);
-          std::copy_n(all.bytes.begin() + first * config.k * 2, part.bytes.size(), part.bytes.begin());
-          const Matrix y = run(kernel(), device_, layer, part);
-          for (int64_t t = 0; t < m; ++t) {
-            ASSERT_EQ(y.row_bytes(t), expected.row_bytes(first + t))
-                << key_text(key) << ", " << dtype_name(half) << ", m = " << m << " from row " << first;
+      for (const int64_t k : {2600, 2643}) {
+        LinearConfig config = half_config(200, k, key, half, true);
+        config.policy = Policy::kInvariant;
+        if (!can_implement(kernel(), config, device_)) continue;
+        const Layer layer = random_layer(config, random);
+        Matrix all = random_matrix(half, kAll, k, 0, random);
+        const Matrix expected = run(kernel(), device_, layer, all);
+        for (const int64_t m : {int64_t{1}, int64_t{4}, int64_t{20}, int64_t{33}, int64_t{100}, kAll}) {
+          const auto plan = tile_plan(kernel(), device_, config, m);
+          if (plan) {
+            ASSERT_GT(plan->splits, 1) << "k is not shared, so its order is not tested: m = " << m;
+          }
+          for (const int64_t first : {int64_t{0}, int64_t{7}, int64_t{500}, kAll - m}) {
+            if (first + m > kAll) continue;
+            Matrix part(half, m, k, 0);
+            std::copy_n(all.bytes.begin() + first * k * 2, part.bytes.size(), part.bytes.begin());
+            const Matrix y = run(kernel(), device_, layer, part);
+            for (int64_t t = 0; t < m; ++t) {
+              ASSERT_EQ(y.row_bytes(t), expected.row_bytes(first + t))
+                  << key_text(key) << ", " << dtype_name(half) << ", k = " << k << ", m = " << m
+                  << " from row " << first;
+            }
           }
         }
       }

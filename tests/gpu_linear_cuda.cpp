@@ -168,6 +168,22 @@ TEST_F(GpuLinear, ManyAppliesInOneGraphEqualEagerOnes) {
   }
 }
 
+// The runtime keeps a failed call's error until someone asks for it; it is not of this library's launches.
+TEST_F(GpuLinear, AnErrorThatTheApplicationLeftBehindIsNotItsOwn) {
+  const Operands operands(device_, 40, 1);
+  for (const Kernel* kernel : all_kernels()) {
+    const Fp8Weight weight = layer_weight(1, QuantizeScheme::kChannel);
+    if (kernel->apply == nullptr || !can_implement(*kernel, linear_config(weight, kHalf), device_)) continue;
+    SCOPED_TRACE(kernel->name);
+    ASSERT_EQ(cudaSetDevice(-1), cudaErrorInvalidDevice);
+    EXPECT_NO_THROW({
+      const Linear linear = Linear::create(device_, weight, kHalf, {.force = std::string(kernel->name)});
+      static_cast<void>(eager(linear, operands));
+    });
+    static_cast<void>(cudaGetLastError());
+  }
+}
+
 // Also with scales of quite another size, which a kernel may not have taken into the graph as they were.
 TEST_F(GpuLinear, ACapturedGraphSeesUpdatedWeights) {
   const OwnStream stream;

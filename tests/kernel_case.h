@@ -234,6 +234,7 @@ inline Matrix run_on_cuda(const Kernel& kernel, const Device& device, const Laye
   TensorView x_view = x.view(), y_view = y.view();
   x_view.data = from.data();
   y_view.data = to.data();
+  if (kernel.prepare != nullptr) kernel.prepare(placed);
   kernel.apply(placed, x_view, y_view, {scratch.data(), bytes}, {});
   synchronize({});
 

@@ -59,7 +59,7 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(Refused{"absent", ErrorCode::kNotFound, "does not exist"},
                     Refused{"no_symbol", ErrorCode::kNotFound, "does not export anyfp8_kernel_plugin"},
                     Refused{"null", ErrorCode::kInvalidArgument, "returned null"},
-                    Refused{"abi", ErrorCode::kUnsupported, "ABI version 2, this library 1"},
+                    Refused{"abi", ErrorCode::kUnsupported, "ABI version 3, this library 2"},
                     Refused{"size", ErrorCode::kUnsupported, "bytes, this library's"},
                     Refused{"no_kernel", ErrorCode::kInvalidArgument, "has no kernel"},
                     Refused{"no_name", ErrorCode::kInvalidArgument, "has no name"},

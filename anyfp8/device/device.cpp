@@ -100,6 +100,8 @@ CpuIsa capped(const CpuIsa& isa) {
 // The capabilities for which some kernel has code of its own.
 constexpr ComputeCapability kCaps[] = {{7, 5}, {8, 0}, {8, 6}, {8, 9}, {9, 0}};
 
+constexpr ComputeCapability kHopper{9, 0};
+
 std::string dotted(ComputeCapability cc) { return fmt::format("{}.{}", cc.major, cc.minor); }
 
 std::vector<Device> present_cuda_devices() {
@@ -155,17 +157,24 @@ std::vector<Device> all_devices() {
   return devices;
 }
 
+bool runs_code_of(const Device& card, ComputeCapability cc) {
+  return cc <= card.cc && (cc != kHopper || card.cc.major == kHopper.major);
+}
+
 Device with_capped_capability(const Device& card, std::string_view cap) {
-  std::string names;
+  std::string names, usable;
   for (const ComputeCapability cc : kCaps) {
-    if (dotted(cc) != cap) {
-      names.append(names.empty() ? "" : ", ").append(dotted(cc));
-      continue;
-    }
-    if (cc > card.cc) {
+    names.append(names.empty() ? "" : ", ").append(dotted(cc));
+    if (runs_code_of(card, cc)) usable.append(usable.empty() ? "" : ", ").append(dotted(cc));
+  }
+  for (const ComputeCapability cc : kCaps) {
+    if (dotted(cc) != cap) continue;
+    if (!runs_code_of(card, cc)) {
       throw fail(ErrorCode::kInvalidArgument,
-                 "ANYFP8_CUDA_CC={} is above the {} of cuda:{} ({}); it can only take capability away", cap,
-                 dotted(card.cc), card.index, card.name);
+                 "ANYFP8_CUDA_CC={} {} the {} of cuda:{} ({}); it can only take capability away: {}", cap,
+                 cc > card.cc ? "is above" : "names Hopper, whose own machine code does not run on",
+                 dotted(card.cc), card.index, card.name,
+                 usable.empty() ? "nothing can be capped here" : "set it to one of " + usable);
     }
     Device capped = card;
     capped.cc = cc;
@@ -191,14 +200,16 @@ void check_present(const Device& device) {
                device.name, absence);
   }
   const auto same = [&](const Device& card) {
-    return card.index == device.index && card.name == device.name && card.cc >= device.cc;
+    return card.index == device.index && card.name == device.name && runs_code_of(card, device.cc) &&
+           card.smem_per_block >= device.smem_per_block;
   };
   if (std::any_of(devices.begin(), devices.end(), same)) return;
   throw fail(
       ErrorCode::kUnsupported,
-      "{} (capability {}) describes a CUDA device that is not here; it can be planned for, not run on: "
-      "use cuda:0, which is {}",
-      device.name, dotted(device.cc), devices.front().name);
+      "{} (capability {}, {} bytes of shared memory a block) describes a CUDA device that is not here; "
+      "it can be planned for, not run on: use cuda:0, which is {} (capability {}, {} bytes)",
+      device.name, dotted(device.cc), device.smem_per_block, devices.front().name, dotted(devices.front().cc),
+      devices.front().smem_per_block);
 }
 
 std::vector<std::string> virtual_device_names() {

@@ -53,7 +53,8 @@ ANYFP8_API Device cpu_device();
 
 // Every device this process can run a kernel on: the CPU first, then, in a CUDA build, the driver's CUDA
 // devices. ANYFP8_CUDA_CC=7.5|8.0|8.6|8.9|9.0 caps their capability, for tests of the code that older cards
-// run; an unknown value and one above a card's are an Error(kInvalidArgument).
+// run; an unknown value and one whose code a card does not run (above its own; 9.0 on what is not 9.x) are an
+// Error(kInvalidArgument).
 ANYFP8_API std::vector<Device> all_devices();
 
 // A device from its name: "cpu" (this one), "cuda:0" (present), and hardware that need not be present:

@@ -137,7 +137,7 @@ TEST(Device, CapabilityCapTakesAwayAndAddsNothing) {
   EXPECT_EQ(turing.name, hopper.name);
   EXPECT_EQ(turing.sm_count, hopper.sm_count);
   EXPECT_EQ(with_capped_capability(hopper, "9.0").cc, hopper.cc);
-  EXPECT_EQ(with_capped_capability(device_from_name("sm_120"), "9.0").smem_per_block,
+  EXPECT_EQ(with_capped_capability(device_from_name("sm_120"), "8.0").smem_per_block,
             device_from_name("sm_120").smem_per_block);
   const std::string above = error_text(
       ErrorCode::kInvalidArgument, [] { (void)with_capped_capability(device_from_name("sm_75"), "8.0"); });
@@ -147,6 +147,21 @@ TEST(Device, CapabilityCapTakesAwayAndAddsNothing) {
         error_text(ErrorCode::kInvalidArgument, [&] { (void)with_capped_capability(hopper, value); });
     EXPECT_NE(unknown.find("7.5, 8.0, 8.6, 8.9, 9.0"), std::string::npos) << unknown;
   }
+}
+
+TEST(Device, NoOtherCardTakesTheCodeOfHopper) {
+  for (const char* name : {"sm_100", "sm_103", "sm_120", "sm_121"}) {
+    const Device card = device_from_name(name);
+    const std::string text =
+        error_text(ErrorCode::kInvalidArgument, [&] { (void)with_capped_capability(card, "9.0"); });
+    EXPECT_NE(text.find("one of 7.5, 8.0, 8.6, 8.9"), std::string::npos) << text;
+    EXPECT_EQ(text.find(", 9.0"), std::string::npos) << text;
+    EXPECT_FALSE(runs_code_of(card, {9, 0})) << name;
+    EXPECT_TRUE(runs_code_of(card, card.cc)) << name;
+    EXPECT_EQ(with_capped_capability(card, "8.9").cc, (ComputeCapability{8, 9}));
+  }
+  EXPECT_TRUE(runs_code_of(device_from_name("sm_90"), {9, 0}));
+  EXPECT_FALSE(runs_code_of(device_from_name("sm_89"), {9, 0}));
 }
 
 // A card that is really there; it need not be alone.
@@ -182,6 +197,26 @@ TEST_F(CudaDevice, CapIsReadFromTheEnvironment) {
   EXPECT_NO_THROW(check_present(device_from_name("cuda:0")));
   const Variable wrong("ANYFP8_CUDA_CC", "1.0");
   EXPECT_THROW((void)all_devices(), Error);
+}
+
+TEST_F(CudaDevice, MayBeDescribedAsLessAndNotAsMore) {
+  const Device card = cuda_devices().devices.front();
+  Device described = card;
+  described.cc = {7, 5};
+  described.smem_per_block = 64 << 10;
+  EXPECT_NO_THROW(check_present(described));
+  described.cc = {9, 0};
+  if (card.cc.major == 9) {
+    EXPECT_NO_THROW(check_present(described));
+  } else {
+    EXPECT_THROW(check_present(described), Error);
+  }
+  described = card;
+  described.smem_per_block += 1;
+  EXPECT_THROW(check_present(described), Error);
+  described = card;
+  described.cc.major += 1;
+  EXPECT_THROW(check_present(described), Error);
 }
 
 TEST_F(CudaDevice, MemoryHoldsWhatIsCopiedAndPadsRows) {

@@ -1,5 +1,8 @@
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+#include <iterator>
+
 #include "anyfp8/base/log.h"
 #include "anyfp8/base/text.h"
 #include "anyfp8/device/check_cuda.h"
@@ -8,8 +11,9 @@
 namespace anyfp8 {
 namespace {
 
-// cmake/folders.cmake compiles machine code up to this; what is newer compiles the PTX beside it.
-constexpr ComputeCapability kNewestMachineCode{9, 0};
+// Machine code of one card runs on the later ones of its major number: cmake/folders.cmake names what is
+// built. are built.
+constexpr int kMajorsWithMachineCode[] = {7, 8, 9, 10, 12};
 
 int attribute(int index, cudaDeviceAttr name) {
   int value = 0;
@@ -58,12 +62,12 @@ CudaDevices find() {
   for (int index = 0; index < count; ++index) {
     found.devices.push_back(query(index));
     const Device& card = found.devices.back();
-    if (card.cc > kNewestMachineCode) {
+    const auto& majors = kMajorsWithMachineCode;
+    if (std::find(std::begin(majors), std::end(majors), card.cc.major) == std::end(majors)) {
       log_once(LogLevel::kInfo,
-               fmt::format("{} has compute capability {}.{}, newer than the machine code of this build "
-                           "({}.{}): the driver compiles its PTX when a kernel is first used",
-                           card.name, card.cc.major, card.cc.minor, kNewestMachineCode.major,
-                           kNewestMachineCode.minor));
+               fmt::format("{} has compute capability {}.{}, for which this build has no machine code: the "
+                           "driver compiles its PTX when a kernel is first used",
+                           card.name, card.cc.major, card.cc.minor));
     }
   }
   return found;

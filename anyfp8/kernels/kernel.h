@@ -98,6 +98,9 @@ struct Kernel {
   TokenRange (*tokens)(const LinearConfig&, const Device&) = nullptr;
   // Scratch that apply needs for m tokens; never less for a larger m. Null: none.
   size_t (*workspace_bytes)(const LinearConfig&, const Device&, int64_t m) = nullptr;
+  // Loads what apply would load at its first use, for one layer whose weight is placed. Null: nothing to
+  // load.
+  void (*prepare)(const PlacedWeight&) = nullptr;
   // The work: y[m, n] = x[m, k] · Wᵀ + bias. Allocates, synchronises and logs nothing; m may be 0; rows of x
   // and y may be strided. Null: not in this build.
   void (*apply)(const PlacedWeight&, const TensorView& x, const TensorView& y, Scratch, Stream) = nullptr;

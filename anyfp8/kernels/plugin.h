@@ -12,7 +12,7 @@ namespace anyfp8 {
 // Kernels from outside the tree come as a shared object that exports
 //   extern "C" const anyfp8::KernelPlugin* anyfp8_kernel_plugin();
 // built with a compiler of the same C++ ABI. Loaded plugins stay for the life of the process.
-inline constexpr uint32_t kPluginAbiVersion = 1;
+inline constexpr uint32_t kPluginAbiVersion = 2;
 inline constexpr const char* kPluginSymbol = "anyfp8_kernel_plugin";
 
 struct KernelPlugin {

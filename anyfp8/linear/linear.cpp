@@ -108,6 +108,10 @@ Linear Linear::create(const Device& device, Fp8Weight weight, const LinearOption
   auto state = std::unique_ptr<State>(
       new State{device, config, std::move(selection), std::move(placed), synchronise_each_apply(device), {}});
   state->view_weight();
+  const DeviceGuard guard(device);
+  for (const RangeChoice& range : state->selection.ranges) {
+    if (range.kernel->prepare != nullptr) range.kernel->prepare(state->placed);
+  }
   return Linear(std::move(state));
 }
 

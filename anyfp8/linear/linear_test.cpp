@@ -215,6 +215,23 @@ TEST(LinearRefuses, WorkspacesThatCannotBe) {
   EXPECT_GE(linear.workspace_bytes(INT64_MAX), linear.workspace_bytes(INT64_MAX / 2));
 }
 
+TEST(LinearRefuses, AWorkspaceThatWasMovedAway) {
+  Workspace first(cpu_device()), second(cpu_device());
+  Workspace &a = first, &b = second;  // by which they are looked at afterwards, as a caller may
+  first.reserve(100);
+  const void* memory = a.scratch().data;
+  second = std::move(first);
+  EXPECT_EQ(b.scratch().data, memory);
+  EXPECT_EQ(a.bytes(), 0u);
+  EXPECT_EQ(a.scratch().data, nullptr);
+  const Workspace third(std::move(second));
+  EXPECT_EQ(third.scratch().data, memory);
+  EXPECT_EQ(b.bytes(), 0u);
+  EXPECT_EQ(b.scratch().data, nullptr);
+  b.reserve(10);  // of use again
+  EXPECT_GE(b.bytes(), 10u);
+}
+
 TEST(LinearRefuses, WrongMatricesAndSmallWorkspaces) {
   const Fp8Weight w = quantize(wave(4, 64, 0.1), QuantizeScheme::kChannel);
   const Linear linear = Linear::create(cpu_device(), w, {.in = DType::kBF16, .out = DType::kF32});

@@ -73,7 +73,9 @@ void CudaWeight::fill(const Fp8Weight& weight, Stream stream) {
   copy_to_device(bias_.data(), bias.data(), bias_.bytes(), stream);
   const float input_scale = weight.input_scale.value_or(0);
   copy_to_device(input_scale_.data(), &input_scale, input_scale_.bytes(), stream);
-  // The caller may free the weight, and use the layer on any stream.
+  // Fused kernels read weights before they wait for what was queued before them (programmatic dependent
+  // launch), so the next launch, on whatever stream, must find them complete. The caller may free `weight`
+  // then, too.
   synchronize(stream);
 }
 

@@ -12,6 +12,20 @@ namespace anyfp8 {
 
 Workspace::Workspace(const Device& device) : device_(device) { check_present(device); }
 
+Workspace::Workspace(Workspace&& other) noexcept
+    : device_(std::move(other.device_)),
+      memory_(std::exchange(other.memory_, {})),
+      device_memory_(std::move(other.device_memory_)),
+      scratch_(std::exchange(other.scratch_, {})) {}
+
+Workspace& Workspace::operator=(Workspace&& other) noexcept {
+  device_ = std::move(other.device_);
+  memory_ = std::exchange(other.memory_, {});
+  device_memory_ = std::move(other.device_memory_);
+  scratch_ = std::exchange(other.scratch_, {});
+  return *this;
+}
+
 void Workspace::reserve(size_t bytes) {
   // Tiles of x and decoded weights live in the L2 cache. In one huge page they neither meet in its sets by
   // chance, as small pages do, nor miss the TLB.

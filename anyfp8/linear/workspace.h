@@ -14,8 +14,8 @@ namespace anyfp8 {
 class ANYFP8_API Workspace {
  public:
   explicit Workspace(const Device& device);  // Error(kUnsupported) for a device that is not here
-  Workspace(Workspace&&) noexcept = default;
-  Workspace& operator=(Workspace&&) noexcept = default;
+  Workspace(Workspace&& other) noexcept;     // which has no bytes then
+  Workspace& operator=(Workspace&& other) noexcept;
 
   // Grows, never shrinks; the old contents are lost. A CUDA graph captured with it knows the address before:
   // to be captured again when bytes() has changed.

@@ -161,8 +161,10 @@ class Plans {
     const RelaxedCapture relaxed;
     cublasLtHandle_t& handle = handles_[device];
     if (handle == nullptr) check_cublas(cublasLtCreate(&handle), "cublasLtCreate");
-    // A model has tens of shapes and a server thousands of m: 4096 plans are about 1 MB.
-    if (plans_.size() >= 4096) plans_.clear();
+    // A model has up to a dozen shapes of slabs and products, and a server any m: 65536 plans, about 16 MB,
+    // are those of 5000 m. What comes beyond begins anew.
+    constexpr size_t kMostPlans = 65536;
+    if (plans_.size() >= kMostPlans) plans_.clear();
     const Plan plan{handle, choose_algorithm(handle, gemm, problem, workspace_bytes)};
     plans_.emplace(key, plan);
     return plan;

@@ -56,6 +56,9 @@ inline constexpr Group kFusedGroups[] = {kPerTensor, kPerRow, {kAnyExtent, 128},
 
 inline Verdict check_fused_w8a16(const LinearConfig& config, const Device& device) {
   if (Verdict verdict = tensor_core_takes(config.in, device); !verdict) return verdict;
+  constexpr int64_t kMost = int64_t{1} << 30;
+  ANYFP8_NEED(config.n <= kMost && config.k <= kMost, "n = {} and k = {}: it counts up to {}", config.n,
+              config.k, kMost);
   ANYFP8_NEED(config.in == config.out, "x is {} and y is {}: it writes the dtype it reads",
               dtype_name(config.in), dtype_name(config.out));
   return Verdict::yes();

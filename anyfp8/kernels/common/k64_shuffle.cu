@@ -34,19 +34,18 @@ __global__ void __launch_bounds__(kThreads) permute_chunks(uint4* data, int64_t 
 }
 
 template <bool kInverse>
-void launch(void* data, int64_t chunks, Stream stream) {
+void permute(void* data, int64_t chunks, Stream stream) {
   if (chunks == 0) return;
   // Runs once a layer: enough blocks to fill any card, few enough to be a grid whatever the size.
   constexpr int64_t kMostBlocks = 1 << 12;
   const auto blocks = static_cast<unsigned>(std::min((chunks + kThreads - 1) / kThreads, kMostBlocks));
-  permute_chunks<kInverse>
-      <<<blocks, kThreads, 0, static_cast<cudaStream_t>(stream.handle)>>>(static_cast<uint4*>(data), chunks);
-  ANYFP8_CUDA_CHECK(cudaPeekAtLastError());
+  ANYFP8_CUDA_CHECK(
+      launch(permute_chunks<kInverse>, blocks, kThreads, stream.handle, static_cast<uint4*>(data), chunks));
 }
 
 }  // namespace
 
-void shuffle_on_device(void* data, int64_t chunks, Stream stream) { launch<false>(data, chunks, stream); }
-void unshuffle_on_device(void* data, int64_t chunks, Stream stream) { launch<true>(data, chunks, stream); }
+void shuffle_on_device(void* data, int64_t chunks, Stream stream) { permute<false>(data, chunks, stream); }
+void unshuffle_on_device(void* data, int64_t chunks, Stream stream) { permute<true>(data, chunks, stream); }
 
 }  // namespace anyfp8

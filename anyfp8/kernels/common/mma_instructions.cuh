@@ -5,7 +5,7 @@
 #include "anyfp8/kernels/common/tile_arguments.h"
 #include "anyfp8/kernels/common/tile_shapes.h"
 
-// The instructions of the mma.sync kernels, one inline function each. kFamily says what there is: kSm75 has no
+// The instructions of the tile kernels, one inline function each. kFamily says what there is: kSm75 has no
 // cp.async, fp16 alone and products of 8 k; kSm90 has programmatic dependent launch, clusters and mul.bf16x2.
 namespace anyfp8::tile {
 
@@ -13,7 +13,8 @@ inline __device__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-// 16 bytes to shared memory, if `wanted`. A predicate and no branch: this is a fifth of a skinny kernel's work.
+// 16 bytes to shared memory, if `wanted`. A predicate and no branch: this is a fifth of a skinny kernel's
+// work.
 inline __device__ void copy16_async(uint32_t to, const void* from, bool wanted) {
   asm volatile(
       "{\n.reg .pred p;\nsetp.ne.b32 p, %2, 0;\n"
@@ -68,47 +69,43 @@ inline __device__ uint32_t transpose8x8(uint32_t v) {
   return r;
 }
 
-// d[16, 8] = a[16, 16] · b[16, 8] + c, fp32 sums. a: lane (g, t) holds rows g, g+8 of k = 2t.. (a0, a1) and of
+// d[16, 8] += a[16, 16] · b[16, 8], fp32 sums. a: lane (g, t) holds rows g, g+8 of k = 2t.. (a0, a1) and of
 // k = 2t+8.. (a2, a3).
 template <Family kFamily, Half kHalf>
-inline __device__ void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
-                                    const float (&c)[4]) {
+inline __device__ void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   if constexpr (kFamily == Family::kSm75) {
     static_assert(kHalf == Half::kF16, "Turing multiplies fp16 alone");
     asm volatile(
-        "{\n.reg .f32 p0, p1, p2, p3;\n"
-        "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {p0, p1, p2, p3}, {%4, %5}, {%8}, {%10, %11, %12, "
-        "%13};\n"
-        "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%6, %7}, {%9}, {p0, p1, p2, p3};\n}"
-        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(c[0]), "f"(c[1]), "f"(c[2]),
-          "f"(c[3]));
+        "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%8}, {%0, %1, %2, "
+        "%3};\n"
+        "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%6, %7}, {%9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
   } else if constexpr (kHalf == Half::kBF16) {
     asm volatile(
         "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-        "{%10, %11, %12, %13};"
-        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(c[0]), "f"(c[1]), "f"(c[2]),
-          "f"(c[3]));
+        "{%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
   } else {
     asm volatile(
         "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-        "{%10, %11, %12, %13};"
-        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(c[0]), "f"(c[1]), "f"(c[2]),
-          "f"(c[3]));
+        "{%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
   }
 }
 
-// How 8-bit codes become 16-bit numbers: the sign goes to bit 15 and the other 7 bits, shifted, to where exponent
-// and mantissa meet; the number is then too small by a power of two, which one exact multiplication returns.
+// How 8-bit codes become 16-bit numbers: the sign goes to bit 15 and the other 7 bits, shifted, to where
+// exponent and mantissa meet; the number is then too small by a power of two, which one exact multiplication
+// returns.
 //
 //   word q of codes b3 b2 b1 b0     low:  {b2, b0}  (q << left) & mask | (q << 8) & signs
 //                                   high: {b3, b1}  (q >> right) & mask | q & signs
 //
-// Subnormal codes become subnormal numbers, which the multiplication makes normal: exact for every finite code.
-// All of it is constants: on an H200 an operation between two mma.sync takes 2.1 cycles of the tensor pipe with
-// three registers and 1.4 with two (a loop of 16 products and 2 or 4 operations for each).
+// Subnormal codes become subnormal numbers, which the multiplication makes normal: exact for every finite
+// code. All of it is constants: on an H200 an operation between two mma.sync takes 2.1 cycles of the tensor
+// pipe with three registers and 1.4 with two (a loop of 16 products and 2 or 4 operations for each).
 template <Code kCode, Half kHalf>
 struct DecodeRule {  // e4m3 to bf16
   static constexpr uint32_t kLeft = 4, kRight = 4, kMask = 0x07F007F0;
@@ -132,6 +129,7 @@ struct DecodeRule<Code::kE5M2, Half::kF16> {
 
 template <Family kFamily, Half kHalf>
 inline __device__ uint32_t multiply2(uint32_t v, uint32_t factor) {
+  if (factor == DecodeRule<Code::kE5M2, Half::kF16>::kFactor) return v;  // 1
   uint32_t r;
   if constexpr (kHalf == Half::kF16) {
     asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(v), "r"(factor));
@@ -170,8 +168,8 @@ inline __device__ uint32_t pack2(float first, float second) {
   return r;
 }
 
-// Programmatic dependent launch: what comes before the wait overlaps the kernel before this one in its stream,
-// and must touch nothing that a kernel writes.
+// Programmatic dependent launch: what comes before the wait overlaps the kernel before this one in its
+// stream, and must touch nothing that a kernel writes.
 template <Family kFamily>
 inline __device__ void wait_for_inputs() {
   if constexpr (kFamily >= Family::kSm90) asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -183,12 +181,7 @@ inline __device__ void let_next_kernel_start() {
 
 // A cluster of blocks, whose shared memory each of them reads.
 inline __device__ void synchronise_cluster() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-inline __device__ int rank_in_cluster() {
-  uint32_t rank;
-  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return static_cast<int>(rank);
+  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
 // 16 bytes at the address `from` of this block's shared memory, in that of block `rank`.
 inline __device__ float4 load_cluster16(uint32_t from, int rank) {

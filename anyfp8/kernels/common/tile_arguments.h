@@ -4,7 +4,7 @@
 
 namespace anyfp8::tile {
 
-// All that a launch of the mma.sync kernel reads. Pointers are of the device; strides in elements.
+// All that a launch of a tile kernel reads. Pointers are of the device; strides in elements.
 struct TileArguments {
   const uint8_t* weight;  // [n, pitch] k64_shuffled
   int64_t pitch;

@@ -8,31 +8,30 @@
 // y = x · Wᵀ by tiles: weights are operand a (rows of 16), tokens operand b (columns of 8), so that one token
 // wastes seven columns and not fifteen rows.
 //
-//   a block's tile: kRows outputs x kTokens tokens          a stage of its ring in shared memory: kDepth of k
+//   a block's tile: kRows outputs x kTokens tokens     a stage of its ring in shared memory: kDepth of k
 //
-//            tokens ->                                        weight [kRows][kDepth] bytes, k64_shuffled
-//          +--------+--------+                                x      [kTokens][kDepth] 16 bit
-//    rows  | warp   | warp   |   kWarpsN x kWarpsM warps,     scales [groups][kRows] f32, where they change with k
-//          +--------+--------+   each kTiles16 x kTiles8
-//          | warp   | warp   |   products of 16 x 8,
-//          +--------+--------+   times kWarpsK that share k
+//           tokens ->
+//          +--------+                                    weight  [kRows][kDepth] bytes, k64_shuffled
+//    rows  | warp   |  kWarpsN warps of kTiles16 x       x       [kTokens][kDepth] 16 bit
+//          +--------+  kTiles8 products of 16 x 8,       scales  [groups][kRows] f32, where they
+//          | warp   |  times kWarpsK that share k                change with k
+//          +--------+
 //
-// Without a split the grid is persistent: a block walks its tiles one after the other, and the ring runs on across
-// them. With one, `splits` blocks share the k of each tile and their sums are added in the order of k: on Hopper and
-// newer they are a cluster and read each other's shared memory; elsewhere each writes its sums to scratch, and the
-// last to arrive adds them all. No sum depends on who was last.
+// Without a split the grid is persistent: a block walks its tiles one after the other, and the ring runs on
+// across them. With one, `splits` blocks share the k of each tile and their sums are added in the order of k:
+// on Hopper and newer they are a cluster and read each other's shared memory; elsewhere each writes its sums
+// to scratch, and the last to arrive adds them all. No sum depends on who was last.
 namespace anyfp8::tile {
 
 template <class S>
 class TileProduct {
   const WarpPlace<S> place_;
   uint32_t read_weight_, read_x_;  // in a stage: where this lane's fragments begin
-  // One product waits for the one before it in the same sums, and a warp of a single tile has no other work: then
-  // odd steps have sums of their own.
+  // One product waits for the one before it in the same sums, and a warp of a single tile has no other work:
+  // then odd steps have sums of their own.
   static constexpr int kChains = S::kTiles16 * S::kTiles8 == 1 && S::kGroup == 0 ? 2 : 1;
   float odd_[4];
   uint32_t fragments_[2][S::kWgmma ? S::kTiles16 : 1][4];
-  bool fresh_ = false;  // the next product begins its sums
   // Sums of the current group of k, before its scale.
   float part_[S::kGroup == 0 ? 1 : S::kTiles16][S::kGroup == 0 ? 1 : S::kTiles8][4];
 
@@ -41,7 +40,8 @@ class TileProduct {
 
   __device__ TileProduct() {
     read_weight_ = weight_place<S>(place_.row(0) + place_.g, place_.warp_k * S::kChunks * 4 + place_.t);
-    // ldmatrix: with one tile of 8 tokens, matrices are two steps' halves; else one step's halves of two tiles.
+    // ldmatrix: with one tile of 8 tokens, matrices are two steps' halves; else one step's halves of two
+    // tiles.
     const int matrix = place_.lane / 8;
     const int token = place_.token(0) + place_.lane % 8 + (S::kTiles8 == 1 ? 0 : matrix / 2 * 8);
     const int unit = place_.warp_k * S::kChunks * 8 + (S::kTiles8 == 1 ? matrix : matrix % 2);
@@ -65,8 +65,8 @@ class TileProduct {
     for (int i = 0; i < 4; ++i) odd_[i] = 0;
   }
 
-  // The products of one stage: this warp's rows and tokens of its chunks. The sums of a group of k are added to the
-  // others with its scale where it ends: inside the stage, or behind it if `group_ends` says so.
+  // The products of one stage: this warp's rows and tokens of its chunks. The sums of a group of k are added
+  // to the others with its scale where it ends: inside the stage, or behind it if `group_ends` says so.
   __device__ void multiply(uint32_t stage, bool group_ends) {
 #pragma unroll
     for (int c = 0; c < S::kChunks; ++c) {
@@ -74,7 +74,8 @@ class TileProduct {
 #pragma unroll
       for (int r = 0; r < S::kTiles16; ++r) {
 #pragma unroll
-        for (int h = 0; h < 2; ++h) q[r][h] = load_shared16(weight_at(stage, c, (S::kWgmma ? 64 : 16) * r + 8 * h));
+        for (int h = 0; h < 2; ++h)
+          q[r][h] = load_shared16(weight_at(stage, c, (S::kWgmma ? 64 : 16) * r + 8 * h));
       }
       if constexpr (S::kWgmma) {
         multiply_by_wgmma(q, stage, c, group_ends);
@@ -107,20 +108,22 @@ class TileProduct {
 #pragma unroll
         for (int j = 0; j < S::kTiles8; ++j) {
           auto& sums = sums_of(r, j, s);
-          multiply_add<S::kFamily, S::kHalf>(sums, a, b[j][0], b[j][1], sums);
+          multiply_add<S::kFamily, S::kHalf>(sums, a, b[j][0], b[j][1]);
         }
       }
       if constexpr (S::kGroup != 0) {
         const bool last_of_stage = c + 1 == S::kChunks && s == 3;
-        if ((c * 4 + s + 1) % kStepsOfGroup == 0 || (last_of_stage && (S::kWarpsK > 1 || group_ends))) {
+        if ((c * 4 + s + 1) % kStepsOfGroup == 0 || (last_of_stage && group_ends)) {
           const int k = (place_.warp_k * S::kChunks + c) * 64 + s * 16;
-          add_group(stage + S::kWeightBytes + S::kXBytes + (S::kGroups > 1 ? k / S::kGroup : 0) * S::kRows * 4);
+          add_group(stage + S::kWeightBytes + S::kXBytes +
+                    (S::kGroups > 1 ? k / S::kGroup : 0) * S::kRows * 4);
         }
       }
     }
   }
   // A chunk by wgmma: one step's codes are decoded while the product of the step before is under way.
-  __device__ void multiply_by_wgmma(const uint4 (&q)[S::kTiles16][2], uint32_t stage, int c, bool group_ends) {
+  __device__ void multiply_by_wgmma(const uint4 (&q)[S::kTiles16][2], uint32_t stage, int c,
+                                    bool group_ends) {
     constexpr int kStepsOfGroup = S::kGroup == 0 ? 1 : S::kGroup / 16;
     const uint64_t tokens = token_descriptor(stage + S::kWeightBytes + c * S::kTokens * 128);
 #pragma unroll
@@ -133,21 +136,21 @@ class TileProduct {
       begin_wgmma();
 #pragma unroll
       for (int r = 0; r < S::kTiles16; ++r) {
-        wgmma<S::kHalf>(sums_of(r), a[r], tokens + s * 2, fresh_);
+        wgmma<S::kHalf>(sums_of(r), a[r], tokens + s * 2);
       }
       commit_wgmma();
-      fresh_ = false;
       if constexpr (S::kGroup != 0) {
         const bool last_of_stage = c + 1 == S::kChunks && s == 3;
         if ((c * 4 + s + 1) % kStepsOfGroup == 0 || (last_of_stage && group_ends)) {
           wait_wgmma<0>();
           const int k = c * 64 + s * 16;
-          add_group(stage + S::kWeightBytes + S::kXBytes + (S::kGroups > 1 ? k / S::kGroup : 0) * S::kRows * 4);
-          fresh_ = true;
+          add_group(stage + S::kWeightBytes + S::kXBytes +
+                    (S::kGroups > 1 ? k / S::kGroup : 0) * S::kRows * 4);
         }
       }
-      // The fragments of the step before are free. Behind a stage nothing may be under way: its place is filled
-      // again. Keeping a stage back for that instead was up to 5 % slower (H200, m = 64) and never faster.
+      // The fragments of the step before are free. Behind a stage nothing may be under way: its place is
+      // filled again. Keeping a stage back for that instead was up to 5 % slower (H200, m = 64) and never
+      // faster.
       if (c + 1 == S::kChunks && s == 3) {
         wait_wgmma<0>();
       } else {
@@ -164,7 +167,9 @@ class TileProduct {
       return acc[r];
     }
   }
-  __device__ float (&sums_of(int r, int j, int s))[4] { return kChains == 2 && s % 2 == 1 ? odd_ : sums_of(r)[j]; }
+  __device__ float (&sums_of(int r, int j, int s))[4] {
+    return kChains == 2 && s % 2 == 1 ? odd_ : sums_of(r)[j];
+  }
   static __device__ uint32_t word(const uint4& q, int s) {
     return s == 0 ? q.x : s == 1 ? q.y : s == 2 ? q.z : q.w;
   }
@@ -207,7 +212,7 @@ class TileProduct {
       for (int j = 0; j < S::kTiles8; ++j) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          acc[r][j][i] += scale[i / 2] * part_[r][j][i];
+          acc[r][j][i] = __fmaf_rn(scale[i / 2], part_[r][j][i], acc[r][j][i]);
           part_[r][j][i] = 0;
         }
       }
@@ -216,7 +221,8 @@ class TileProduct {
 };
 
 template <class S>
-__global__ void __launch_bounds__(S::kThreads, S::kShape.blocks) tile_w8a16(const __grid_constant__ TileArguments p) {
+__global__ void __launch_bounds__(S::kThreads, S::kShape.blocks)
+    tile_w8a16(const __grid_constant__ TileArguments p) {
   extern __shared__ __align__(1024) uint8_t memory[];
   const uint32_t shared = shared_address(memory);
   using Ring = std::conditional_t<S::kFamily == Family::kSm75, RegisterRing<S>, CopyRing<S>>;
@@ -238,19 +244,16 @@ __global__ void __launch_bounds__(S::kThreads, S::kShape.blocks) tile_w8a16(cons
 
   const TileSums<S> sums(p, shared);
   TileProduct<S> product;
-  int step = first_step, slot = 0, turn = 0;
+  int step = first_step, slot = 0;
   for (int i = 0; i < count; ++i) {
-    ring.wait(slot, turn);
+    ring.wait();
     __syncthreads();
     ring.refill();
     ++step;
     product.multiply(shared + slot * S::kStageBytes,
                      step == last_step || step * S::kDepth % (S::kGroup == 0 ? 64 : S::kGroup) == 0);
     ring.keep();
-    if (++slot == S::kStages) {
-      slot = 0;
-      ++turn;
-    }
+    slot = slot + 1 == S::kStages ? 0 : slot + 1;
     if (step == last_step) {
       product.join();
       sums.finish(product.acc, tile, rank);

@@ -16,6 +16,10 @@ const void* kernel_sm90_f16(Code code, int group, ShapeId shape);
 const void* kernel_sm90a_bf16(Code code, int group, ShapeId shape);
 const void* kernel_sm90a_f16(Code code, int group, ShapeId shape);
 
+// Loads every kernel that apply() may launch for a layer, on the current device: a first use takes memory,
+// and on a card without machine code of its own seconds.
+void prepare(const Card& card, const LinearConfig& config);
+
 // y = x · Wᵀ + bias by the kernels of card.family, for a layer that check_fused_w8a16() admits. `scratch` has
 // most_scratch_bytes().
 void apply(const Card& card, const PlacedWeight& weight, const TensorView& x, const TensorView& y,

@@ -19,14 +19,34 @@ const void* kernel_of(Family family, Half half, Code code, int group, ShapeId sh
   }
 }
 
-// More than 48 KB of shared memory must be asked for once for each kernel and device.
-void allow_shared_memory(const void* kernel, int bytes, std::atomic<uint64_t>& devices) {
+// What selects a kernel beside the shape.
+struct Operands {
+  Half half;
+  Code code;
+  int group;
+  explicit Operands(const LinearConfig& config)
+      : half(config.in == DType::kBF16 ? Half::kBF16 : Half::kF16),
+        code(config.scheme.weight.dtype == DType::kE4M3 ? Code::kE4M3 : Code::kE5M2),
+        group(config.scheme.weight.group.cols) {}
+};
+
+// The kernel, loaded and allowed its shared memory on the current device: both once for each kernel and
+// device.
+const void* ready_kernel(Family family, const Operands& o, ShapeId shape) {
+  const void* kernel = kernel_of(family, o.half, o.code, o.group, shape);
+  static std::atomic<uint64_t> ready[4][2][2][3][kShapeCount];
+  std::atomic<uint64_t>& devices = ready[static_cast<int>(family)][static_cast<int>(o.half)]
+                                        [static_cast<int>(o.code)][o.group == 0     ? 0
+                                                                   : o.group == 128 ? 1
+                                                                                    : 2][shape];
   int index = 0;
   ANYFP8_CUDA_CHECK(cudaGetDevice(&index));
   const uint64_t bit = uint64_t{1} << (index % 64);
-  if (index < 64 && (devices.load(std::memory_order_relaxed) & bit) != 0) return;
-  ANYFP8_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-  devices.fetch_or(bit, std::memory_order_relaxed);
+  if (index < 64 && (devices.load(std::memory_order_acquire) & bit) != 0) return kernel;
+  ANYFP8_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                         shared_bytes(kShapes[shape], family, o.group)));
+  devices.fetch_or(bit, std::memory_order_release);
+  return kernel;
 }
 
 bool begins_at_multiples_of(uintptr_t bytes, const void* data, int64_t row_stride) {
@@ -35,16 +55,8 @@ bool begins_at_multiples_of(uintptr_t bytes, const void* data, int64_t row_strid
 }
 
 // Queues the work of `plan` on the current device.
-void launch(const Plan& plan, Family family, Half half, Code code, int group, TileArguments arguments,
+void launch(const Plan& plan, Family family, const Operands& operands, TileArguments arguments,
             Stream stream) {
-  const void* kernel = kernel_of(family, half, code, group, plan.shape);
-  const int bytes = shared_bytes(kShapes[plan.shape], family, group);
-  static std::atomic<uint64_t> allowed[4][2][2][3][kShapeCount];
-  allow_shared_memory(kernel, bytes,
-                      allowed[static_cast<int>(family)][static_cast<int>(half)][static_cast<int>(code)]
-                             [group == 0     ? 0
-                              : group == 128 ? 1
-                                             : 2][plan.shape]);
   arguments.tiles = static_cast<int>(plan.tiles);
   arguments.token_tiles = static_cast<int>(plan.token_tiles);
   arguments.steps = static_cast<int>(plan.steps);
@@ -53,7 +65,7 @@ void launch(const Plan& plan, Family family, Half half, Code code, int group, Ti
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(plan.blocks));
   config.blockDim = dim3(static_cast<unsigned>(kShapes[plan.shape].threads()));
-  config.dynamicSmemBytes = static_cast<size_t>(bytes);
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes(kShapes[plan.shape], family, operands.group));
   config.stream = static_cast<cudaStream_t>(stream.handle);
   // The kernel loads weights before it waits for the kernel before it, whose tail this hides.
   cudaLaunchAttribute attributes[2]{};
@@ -64,22 +76,26 @@ void launch(const Plan& plan, Family family, Half half, Code code, int group, Ti
   config.attrs = attributes;
   config.numAttrs = family < Family::kSm90 ? 0 : plan.splits > 1 ? 2 : 1;
   void* parameters[] = {&arguments};
-  ANYFP8_CUDA_CHECK(cudaLaunchKernelExC(&config, kernel, parameters));
+  ANYFP8_CUDA_CHECK(cudaLaunchKernelExC(&config, ready_kernel(family, operands, plan.shape), parameters));
 }
 
 }  // namespace
+
+void prepare(const Card& card, const LinearConfig& config) {
+  const Operands operands(config);
+  for (int id = 0; id < kShapeCount; ++id) {
+    const auto shape = static_cast<ShapeId>(id);
+    if (has_shape(card.family, operands.code, operands.group, shape))
+      ready_kernel(card.family, operands, shape);
+  }
+}
 
 void apply(const Card& card, const PlacedWeight& weight, const TensorView& x, const TensorView& y,
            Scratch scratch, Stream stream) {
   const LinearConfig& c = weight.config;
   const QuantKey& key = c.scheme.weight;
-  const Half half = c.in == DType::kBF16 ? Half::kBF16 : Half::kF16;
-  Problem problem{c.n,
-                  c.k,
-                  x.rows,
-                  key.dtype == DType::kE4M3 ? Code::kE4M3 : Code::kE5M2,
-                  key.group.cols,
-                  c.policy == Policy::kInvariant};
+  const Operands operands(c);
+  Problem problem{c.n, c.k, x.rows, operands.code, operands.group, c.policy == Policy::kInvariant};
 
   TileArguments arguments{};
   arguments.weight = static_cast<const uint8_t*>(weight.data);
@@ -97,7 +113,8 @@ void apply(const Card& card, const PlacedWeight& weight, const TensorView& x, co
   arguments.y_pairs = begins_at_multiples_of(4, y.data, y.row_stride);
   arguments.y_fours = begins_at_multiples_of(8, y.data, y.row_stride);
 
-  const int64_t at_once = tokens_at_once(make_plan(problem, card), card);
+  constexpr int64_t kMostAtOnce = int64_t{1} << 24;  // tokens are counted in 32 bits
+  const int64_t at_once = std::min(tokens_at_once(make_plan(problem, card), card), kMostAtOnce);
   for (int64_t first = 0; first < x.rows; first += at_once) {
     problem.m = std::min(at_once, x.rows - first);
     const Plan plan = make_plan(problem, card);
@@ -110,7 +127,7 @@ void apply(const Card& card, const PlacedWeight& weight, const TensorView& x, co
       ANYFP8_CUDA_CHECK(
           cudaMemsetAsync(scratch.data, 0, plan.counter_bytes, static_cast<cudaStream_t>(stream.handle)));
     }
-    launch(plan, card.family, half, problem.code, problem.group, arguments, stream);
+    launch(plan, card.family, operands, arguments, stream);
   }
 }
 

@@ -1,7 +1,7 @@
 #pragma once
 
-#include "anyfp8/kernels/common/tile_arguments.h"
 #include "anyfp8/kernels/common/mma_instructions.cuh"
+#include "anyfp8/kernels/common/tile_arguments.h"
 #include "anyfp8/kernels/common/tile_shapes.h"
 #include "anyfp8/kernels/common/wgmma_instructions.cuh"
 
@@ -15,7 +15,7 @@ struct TileShape {
   static constexpr Half kHalf = kHalf_;
   static constexpr Code kCode = kCode_;
   static constexpr int kGroup = kGroup_;  // k of one scale: 128, 32, or 0 where a row has one
-  static constexpr int kWarpsN = kShape.warps_n, kWarpsM = kShape.warps_m, kWarpsK = kShape.warps_k;
+  static constexpr int kWarpsN = kShape.warps_n, kWarpsK = kShape.warps_k;
   static constexpr int kTiles16 = kShape.tiles16, kTiles8 = kShape.tiles8, kChunks = kShape.chunks;
   static constexpr int kThreads = kShape.threads(), kRows = kShape.rows(), kTokens = kShape.tokens();
   static constexpr int kDepth = kShape.depth();
@@ -23,16 +23,18 @@ struct TileShape {
   static constexpr int kGroups = groups_of_stage(kShape, kGroup);
   static constexpr bool kWgmma = kShape.wgmma;
   static constexpr int kWeightBytes = kRows * kDepth, kXBytes = kTokens * kDepth * 2;
-  static constexpr int kStageBytes = stage_bytes(kShape, kFamily, kGroup), kSumPitch = sum_pitch(kShape);
+  static constexpr int kStageBytes = stage_bytes(kShape, kGroup), kSumPitch = sum_pitch(kShape);
   static constexpr int kSharedBytes = shared_bytes(kShape, kFamily, kGroup);
   static constexpr int kSumsOffset = sums_offset(kShape, kFamily, kGroup);
   static constexpr int kOutputs = kRows * kTokens;
-  static constexpr int kSums = (kOutputs + kThreads - 1) / kThreads;  // of a thread, when the warps' are added up
+  static constexpr int kSums =
+      (kOutputs + kThreads - 1) / kThreads;  // of a thread, when the warps' are added up
   static_assert(kStages >= 2 && kGroup % 32 == 0);
   static_assert(kWeightBytes % (16 * kThreads) == 0 && (kOutputs % kThreads == 0 || kOutputs < kThreads));
 };
 
-// The order of tiles: those of the same outputs one after the other, so that their weights are still in the L2 cache.
+// The order of tiles: those of the same outputs one after the other, so that their weights are still in the
+// L2 cache.
 template <class S>
 inline __device__ int first_row(const TileArguments& p, int tile) {
   return tile / p.token_tiles * S::kRows;
@@ -42,8 +44,9 @@ inline __device__ int first_token(const TileArguments& p, int tile) {
   return tile % p.token_tiles * S::kTokens;
 }
 
-// The first step of a part of a tile. Parts begin at multiples of 128 k, or of a longer stage: at the same k in every
-// shape of up to 128, which is what makes a row's bits independent of the shape.
+// The first step of a part of a tile. Parts begin at multiples of 128 k, or of a longer stage: at the same k
+// in every shape of up to 128, as an invariant plan needs them, which takes those in which one warp sums all
+// of a part.
 template <class S>
 inline __device__ int part_begin(const TileArguments& p, int rank) {
   constexpr int kUnit = S::kDepth < 128 ? 128 / S::kDepth : 1;
@@ -51,9 +54,9 @@ inline __device__ int part_begin(const TileArguments& p, int rank) {
   return min(static_cast<int>(static_cast<int64_t>(units) * rank / p.splits) * kUnit, p.steps);
 }
 
-// Where 16-byte unit `unit` of a row's stage lies, [row][chunks]. A warp reads 8 rows of one 64-byte chunk, 4 units each,
-// and of its 8 lanes that are served together 4 read an even and 4 an odd row, which must not meet in a bank: chunks of
-// odd rows change places in pairs.
+// Where 16-byte unit `unit` of a row's stage lies, [row][chunks]. A warp reads 8 rows of one 64-byte chunk, 4
+// units each, and of its 8 lanes that are served together 4 read an even and 4 an odd row, which must not
+// meet in a bank: chunks of odd rows change places in pairs.
 template <class S>
 inline __device__ uint32_t weight_place(int row, int unit) {
   const int chunk = S::kDepth >= 128 ? (unit / 4) ^ (row & 1) : 0;
@@ -76,6 +79,8 @@ inline __device__ float scale_at(const TileArguments& p, int row, int column) {
   return __uint_as_float(code == 0 ? 0x00400000u : code << 23);  // 2^(code - 127); 2^-127 is subnormal
 }
 // The row of scales of an output.
-inline __device__ int scale_row(const TileArguments& p, int n) { return p.group_rows == 0 ? 0 : n / p.group_rows; }
+inline __device__ int scale_row(const TileArguments& p, int n) {
+  return p.group_rows == 0 ? 0 : n / p.group_rows;
+}
 
 }  // namespace anyfp8::tile

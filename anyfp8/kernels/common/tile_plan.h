@@ -46,7 +46,4 @@ size_t most_scratch_bytes(const Card& card);
 // tile.
 int64_t tokens_at_once(const Plan& plan, const Card& card);
 
-// make_plan() with the shape and the split given: 1 <= splits <= 8.
-Plan plan_with(const Problem& problem, const Card& card, ShapeId shape, int splits);
-
 }  // namespace anyfp8::tile

@@ -4,11 +4,10 @@
 
 // What fills the ring of stages, in two forms with the same calls:
 //
-//   begin_weights()  asks for the weights and scales of the first stages: before the kernel's inputs are there
-//   begin_x()        ... for their x
-//   wait(slot, turn)  this thread's part of the stage is there; the block's barrier follows
-//   refill()          asks for the next stage, whose place every warp has left
-//   keep()            after a stage's products: registers go to shared memory, in the form that needs it
+//   begin_weights()  asks for the weights and scales of the first stages: before the kernel's inputs are
+//   there begin_x()        ... for their x wait()           this thread's part of the next stage is there;
+//   the block's barrier follows refill()         asks for the next stage, whose place every warp has left
+//   keep()           after a stage's products: registers go to shared memory, in the form that needs it
 namespace anyfp8::tile {
 
 // A place in the list of steps, tile after tile.
@@ -38,8 +37,8 @@ struct Requests {
   }
 };
 
-// Scales of a stage, where they change with k, go through registers and are kept a turn of the loop later: they come
-// in any type and alignment.
+// Scales of a stage, where they change with k, go through registers and are kept a turn of the loop later:
+// they come in any type and alignment.
 template <class S>
 class ScaleRing {
   static constexpr int kUnits = (S::kGroups * S::kRows + S::kThreads - 1) / S::kThreads;
@@ -55,14 +54,17 @@ class ScaleRing {
   __device__ void begin_tile(int tile) {
 #pragma unroll
     for (int i = 0; i < kUnits; ++i) {
-      row_[i] = scale_row(p_, min(first_row<S>(p_, tile) + static_cast<int>(threadIdx.x + i * S::kThreads) % S::kRows, p_.n - 1));
+      row_[i] = scale_row(
+          p_,
+          min(first_row<S>(p_, tile) + static_cast<int>(threadIdx.x + i * S::kThreads) % S::kRows, p_.n - 1));
     }
   }
   __device__ void fetch(int slot, int step) {
     if constexpr (S::kGroup != 0) {
 #pragma unroll
       for (int i = 0; i < kUnits; ++i) {
-        const int index = threadIdx.x + i * S::kThreads, column = step * S::kDepth / S::kGroup + index / S::kRows;
+        const int index = threadIdx.x + i * S::kThreads,
+                  column = step * S::kDepth / S::kGroup + index / S::kRows;
         const bool inside = index < S::kGroups * S::kRows && column < p_.scale_columns;
         ahead_[i] = inside ? scale_at(p_, row_[i], column) : 0.0f;
       }
@@ -135,8 +137,8 @@ class UnitsOfThread {
     if (next_.advance()) begin_tile();
   }
 
-  // use(i, place, from, wanted). Rows and tokens past the end are left as they are: what comes of them is in rows and
-  // columns of the product that are not stored.
+  // use(i, place, from, wanted). Rows and tokens past the end are left as they are: what comes of them is in
+  // rows and columns of the product that are not stored.
   template <class Use>
   __device__ void each_weight(const Use& use) const {
     const uint32_t place = weight_place<S>(thread() / kUnitsOfRow, thread() % kUnitsOfRow);
@@ -162,7 +164,9 @@ class UnitsOfThread {
 
   // Of the last step of a tile something may lie behind k: it must be zero in both operands.
   __device__ bool is_inside() const { return (next_.at.step + 1) * S::kDepth <= p_.k; }
-  __device__ bool weight_inside() const { return next_.at.step * S::kDepth + thread() % kUnitsOfRow * 16 < p_.pitch; }
+  __device__ bool weight_inside() const {
+    return next_.at.step * S::kDepth + thread() % kUnitsOfRow * 16 < p_.pitch;
+  }
   __device__ int x_bytes() const {
     return min(max(p_.k - next_.at.step * S::kDepth - thread() % kUnitsOfToken * 8, 0), 8) * 2;
   }
@@ -173,14 +177,14 @@ template <class S>
 class CopyRing : UnitsOfThread<S> {
   using Base = UnitsOfThread<S>;
   using Base::next_, Base::p_, Base::scales_;
-  static constexpr int kAhead = S::kStages - 1;
+  static constexpr int kPrefetchStages = S::kStages - 1;
 
  public:
   __device__ CopyRing(const TileArguments& p, uint32_t shared, const Requests<S>& requests)
       : Base(p, shared, requests) {}
   __device__ void begin_weights() {
     CopyRing ahead = *this;
-    for (int s = 0; s < kAhead && ahead.next_.left > 0; ++s) {
+    for (int s = 0; s < kPrefetchStages && ahead.next_.left > 0; ++s) {
       ahead.copy_weight();
       ahead.scales_.fetch(ahead.next_.slot, ahead.next_.at.step);
       ahead.scales_.keep();
@@ -188,7 +192,7 @@ class CopyRing : UnitsOfThread<S> {
     }
   }
   __device__ void begin_x() {
-    for (int s = 0; s < kAhead; ++s) {
+    for (int s = 0; s < kPrefetchStages; ++s) {
       if (next_.left > 0) {
         copy_x();
         Base::advance();
@@ -196,8 +200,8 @@ class CopyRing : UnitsOfThread<S> {
       commit_copies();
     }
   }
-  __device__ void wait(int, int) {
-    wait_copies<kAhead - 1>();
+  __device__ void wait() {
+    wait_copies<kPrefetchStages - 1>();
     if constexpr (S::kWgmma) publish_to_wgmma();
     scales_.keep();
   }
@@ -248,7 +252,8 @@ class RegisterRing : UnitsOfThread<S> {
   using Base = UnitsOfThread<S>;
   using Base::next_, Base::p_, Base::scales_;
   uint4 weight_ahead_[Base::kWeightUnits], x_ahead_[Base::kXUnits];
-  uint32_t stage_ = 0;  // they are for this one, unless 0
+  uint32_t stage_ = 0;  // they are for this one
+  bool ahead_ = false;
 
  public:
   __device__ RegisterRing(const TileArguments& p, uint32_t shared, const Requests<S>& requests)
@@ -258,7 +263,7 @@ class RegisterRing : UnitsOfThread<S> {
     refill();
     keep();
   }
-  __device__ void wait(int, int) {}
+  __device__ void wait() {}
   __device__ void refill() {
     if (next_.left == 0) return;
     const bool inside = Base::weight_inside();
@@ -272,18 +277,20 @@ class RegisterRing : UnitsOfThread<S> {
     });
     scales_.fetch(next_.slot, next_.at.step);
     stage_ = Base::stage();
+    ahead_ = true;
     Base::advance();
   }
   __device__ void keep() {
-    if (stage_ == 0) return;
+    if (!ahead_) return;
     Base::each_weight([&](int i, uint32_t place, const uint8_t*, bool) {
       store_shared16(stage_ + place, weight_ahead_[i]);
     });
     Base::each_x([&](int i, uint32_t place, const uint16_t*, bool) {
-      if (Base::kXThreads == S::kThreads || threadIdx.x < Base::kXThreads) store_shared16(stage_ + place, x_ahead_[i]);
+      if (Base::kXThreads == S::kThreads || threadIdx.x < Base::kXThreads)
+        store_shared16(stage_ + place, x_ahead_[i]);
     });
     scales_.keep();
-    stage_ = 0;
+    ahead_ = false;
   }
 };
 

@@ -11,16 +11,16 @@ enum class Half { kBF16, kF16 };   // of activations
 enum class Code { kE4M3, kE5M2 };  // of weights
 
 struct Shape {
-  int warps_n, warps_m, warps_k;  // along outputs, tokens and k
-  int tiles16, tiles8;            // products of 16 outputs x 8 tokens of a warp
-  int chunks;                     // of 64 k of a warp in a stage
-  int stages;                     // at most; as many as fit
-  int blocks;                     // on a multiprocessor
-  bool wgmma = false;             // products of 64 outputs by 4 warps together
+  int warps_n, warps_k;  // along outputs and k
+  int tiles16, tiles8;   // products of 16 outputs x 8 tokens of a warp
+  int chunks;            // of 64 k of a warp in a stage
+  int stages;            // at most; as many as fit
+  int blocks;            // on a multiprocessor
+  bool wgmma = false;    // products of 64 outputs by 4 warps together
 
-  constexpr int threads() const { return 32 * warps_n * warps_m * warps_k; }
+  constexpr int threads() const { return 32 * warps_n * warps_k; }
   constexpr int rows() const { return 16 * tiles16 * warps_n; }
-  constexpr int tokens() const { return 8 * tiles8 * warps_m; }
+  constexpr int tokens() const { return 8 * tiles8; }
   constexpr int depth() const { return 64 * chunks * warps_k; }
 };
 
@@ -41,19 +41,19 @@ enum ShapeId {
   kShapeCount
 };
 inline constexpr std::array<Shape, kShapeCount> kShapes{{
-    {1, 1, 8, 1, 1, 2, 3, 2},         // 16 x 8: layers of few outputs
-    {8, 1, 1, 1, 1, 2, 6, 2},         // 128 x 8
-    {2, 1, 4, 1, 2, 2, 3, 2},         // 32 x 16
-    {4, 1, 1, 2, 2, 2, 4, 2},         // 128 x 16
-    {4, 1, 1, 2, 4, 2, 4, 2},         // 128 x 32
-    {4, 1, 1, 2, 8, 2, 3, 2},         // 128 x 64
-    {4, 1, 1, 2, 16, 1, 4, 2},        // 128 x 128
-    {8, 1, 1, 1, 16, 1, 4, 1},        // 128 x 128 where groups of k double the sums that a thread holds
-    {8, 1, 1, 1, 2, 2, 5, 2, true},   // wgmma: 128 x 16
-    {8, 1, 1, 1, 4, 2, 4, 2, true},   // 128 x 32
-    {8, 1, 1, 1, 8, 2, 3, 2, true},   // 128 x 64
-    {8, 1, 1, 1, 16, 1, 4, 2, true},  // 128 x 128
-    {8, 1, 1, 1, 16, 2, 4, 1, true},  // 128 x 128 with groups
+    {1, 8, 1, 1, 2, 3, 2},         // 16 x 8: layers of few outputs
+    {8, 1, 1, 1, 2, 6, 2},         // 128 x 8
+    {2, 4, 1, 2, 2, 3, 2},         // 32 x 16
+    {4, 1, 2, 2, 2, 4, 2},         // 128 x 16
+    {4, 1, 2, 4, 2, 4, 2},         // 128 x 32
+    {4, 1, 2, 8, 2, 3, 2},         // 128 x 64
+    {4, 1, 2, 16, 1, 4, 2},        // 128 x 128
+    {8, 1, 1, 16, 1, 4, 1},        // 128 x 128 where groups of k double the sums that a thread holds
+    {8, 1, 1, 2, 2, 5, 2, true},   // wgmma: 128 x 16
+    {8, 1, 1, 4, 2, 4, 2, true},   // 128 x 32
+    {8, 1, 1, 8, 2, 3, 2, true},   // 128 x 64
+    {8, 1, 1, 16, 1, 4, 2, true},  // 128 x 128
+    {8, 1, 1, 16, 2, 4, 1, true},  // 128 x 128 with groups
 }};
 
 // What is instantiated: the tile of 128 tokens in the form that its sums allow; for e5m2 weights, which few
@@ -84,7 +84,7 @@ constexpr int groups_of_stage(const Shape& s, int group) {
   return group == 0 ? 0 : s.depth() > group ? s.depth() / group : 1;
 }
 // wgmma's swizzle of x counts from multiples of 1024 bytes.
-constexpr int stage_bytes(const Shape& s, Family, int group) {
+constexpr int stage_bytes(const Shape& s, int group) {
   const int bytes =
       s.rows() * s.depth() + s.tokens() * s.depth() * 2 + groups_of_stage(s, group) * s.rows() * 4;
   return s.wgmma ? (bytes + 1023) / 1024 * 1024 : bytes;
@@ -99,13 +99,13 @@ constexpr int stages_of(const Shape& s, Family family, int group) {
   const int beside = (s.warps_k == 1 ? 0 : sum_bytes(s));
   const int of_block =
       family < Family::kSm90 ? shared_limit(family) : (228 << 10) / s.blocks - kReservedBytes;
-  const int fit = (of_block - beside) / stage_bytes(s, family, group);
+  const int fit = (of_block - beside) / stage_bytes(s, group);
   const int wanted = family == Family::kSm75 ? 2 : s.stages;
   return fit < wanted ? fit : wanted;
 }
 // The ring, then the sums of warps that share k. Other sums meet over the ring.
 constexpr int sums_offset(const Shape& s, Family family, int group) {
-  const int ring = stages_of(s, family, group) * stage_bytes(s, family, group);
+  const int ring = stages_of(s, family, group) * stage_bytes(s, group);
   return s.warps_k == 1 && ring < sum_bytes(s) ? sum_bytes(s) : ring;
 }
 constexpr int shared_bytes(const Shape& s, Family family, int group) {

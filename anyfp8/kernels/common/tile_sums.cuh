@@ -2,17 +2,17 @@
 
 #include "anyfp8/kernels/common/tile_layout.cuh"
 
-// The sums of a tile and what becomes of them: the warps that share k are added, then the blocks, then y is written.
+// The sums of a tile and what becomes of them: the warps that share k are added, then the blocks, then y is
+// written.
 namespace anyfp8::tile {
 
 // Which part of a tile a warp has, and which rows and columns of a product a lane.
 template <class S>
 struct WarpPlace {
-  int warp_n, warp_m, warp_k, lane, g, t;
+  int warp_n, warp_k, lane, g, t;
   __device__ WarpPlace()
       : warp_n(threadIdx.x / 32 % S::kWarpsN),
-        warp_m(threadIdx.x / 32 / S::kWarpsN % S::kWarpsM),
-        warp_k(threadIdx.x / 32 / S::kWarpsN / S::kWarpsM),
+        warp_k(threadIdx.x / 32 / S::kWarpsN),
         lane(threadIdx.x % 32),
         g(lane / 4),
         t(lane % 4) {}
@@ -21,7 +21,7 @@ struct WarpPlace {
     if (S::kWgmma) return ((warp_n / 4 * S::kTiles16 + r) * 4 + warp_n % 4) * 16;
     return (warp_n * S::kTiles16 + r) * 16;
   }
-  __device__ int token(int j) const { return (warp_m * S::kTiles8 + j) * 8; }
+  static __device__ int token(int j) { return j * 8; }
 };
 
 // acc[r][j]: lane (g, t) holds outputs g (first two) and g + 8 of tokens 2t, 2t + 1.
@@ -44,21 +44,23 @@ class TileSums {
     }
     if constexpr (S::kWarpsK == 1) {
       auto& sums = reinterpret_cast<float(&)[S::kSums]>(acc);
-      if (p_.splits > 1 && !add_parts(sums, tile, rank)) return;
+      if (parts_meet_in_scratch() && !add_parts(sums, tile, rank)) return;
       write_fragments(acc, first_row<S>(p_, tile), first_token<S>(p_, tile));
     } else {
       share(acc);
       __syncthreads();
       float sums[S::kSums];
       add_warps(sums);
-      if (p_.splits > 1 && !add_parts(sums, tile, rank)) return;
+      if (parts_meet_in_scratch() && !add_parts(sums, tile, rank)) return;
       write_sums(sums, first_row<S>(p_, tile), first_token<S>(p_, tile));
     }
   }
 
  private:
-  // This warp's sums in shared memory: [kWarpsK][kTokens][kSumPitch], behind the ring, or over it where only blocks
-  // are added: then nothing is in the ring any more.
+  __device__ bool parts_meet_in_scratch() const { return S::kFamily < Family::kSm90 && p_.splits > 1; }
+
+  // This warp's sums in shared memory: [kWarpsK][kTokens][kSumPitch], behind the ring, or over it where only
+  // blocks are added: then nothing is in the ring any more.
   __device__ uint32_t shared_place(int warp_k, int token, int row) const {
     constexpr int kOffset = S::kWarpsK == 1 ? 0 : S::kSumsOffset;
     return shared_ + kOffset + ((warp_k * S::kTokens + token) * S::kSumPitch + row) * 4;
@@ -70,7 +72,8 @@ class TileSums {
       for (int j = 0; j < S::kTiles8; ++j) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          const int row = place_.row(r) + place_.g + i / 2 * 8, token = place_.token(j) + 2 * place_.t + i % 2;
+          const int row = place_.row(r) + place_.g + i / 2 * 8,
+                    token = place_.token(j) + 2 * place_.t + i % 2;
           store_shared4(shared_place(place_.warp_k, token, row), acc[r][j][i]);
         }
       }
@@ -127,8 +130,8 @@ class TileSums {
     }
   }
 
-  // This block's part of a tile goes to scratch. The last block to arrive returns true with the sum over all parts
-  // in the order of k.
+  // This block's part of a tile goes to scratch. The last block to arrive returns true with the sum over all
+  // parts in the order of k.
   __device__ bool add_parts(float (&sums)[S::kSums], int tile, int rank) const {
     float* const parts = p_.partials + static_cast<int64_t>(tile) * p_.splits * S::kOutputs;
     float* const mine = parts + static_cast<int64_t>(rank) * S::kOutputs;
@@ -138,12 +141,14 @@ class TileSums {
     }
     __threadfence();
     __syncthreads();
-    __shared__ bool last;
-    if (static_cast<int>(threadIdx.x) == 0) {
-      last = atomicAdd(p_.arrived + tile, 1u) == static_cast<uint32_t>(p_.splits - 1);
+    // The ring is done with; its first word tells the block.
+    if (threadIdx.x == 0) {
+      const bool last = atomicAdd(p_.arrived + tile, 1u) == static_cast<uint32_t>(p_.splits - 1);
+      store_shared4(shared_, last ? 1.0f : 0.0f);
       __threadfence();
     }
     __syncthreads();
+    const bool last = load_shared4(shared_) != 0;
     if (!last) return false;
 #pragma unroll
     for (int i = 0; i < S::kSums; ++i) sums[i] = 0;
@@ -158,12 +163,16 @@ class TileSums {
   }
 
   __device__ float row_scale(int n) const { return scale_at(p_, scale_row(p_, n), 0); }
+  // Not left to the compiler to fuse or not: a row's bits must be those of every other shape.
+  static __device__ float scaled(float sum, float scale, float bias) {
+    return __fadd_rn(S::kGroup == 0 ? __fmul_rn(sum, scale) : sum, bias);
+  }
   __device__ float scaled(float sum, int n) const {
-    if (S::kGroup == 0) sum *= row_scale(n);
-    return p_.bias == nullptr ? sum : sum + p_.bias[n];
+    return scaled(sum, S::kGroup == 0 ? row_scale(n) : 1.0f, p_.bias == nullptr ? -0.0f : p_.bias[n]);
   }
   __device__ void store(int m, int n, float value) const {
-    p_.y[static_cast<int64_t>(m) * p_.y_stride + n] = static_cast<uint16_t>(pack2<S::kFamily, S::kHalf>(value, value));
+    p_.y[static_cast<int64_t>(m) * p_.y_stride + n] =
+        static_cast<uint16_t>(pack2<S::kFamily, S::kHalf>(value, value));
   }
   __device__ void write_sums(const float (&sums)[S::kSums], int n0, int m0) const {
 #pragma unroll
@@ -172,8 +181,8 @@ class TileSums {
       if (n < p_.n && m < p_.m && index(i) < S::kOutputs) store(m, n, scaled(sums[i], n));
     }
   }
-  // Lane (g, t) of a product holds outputs g, g + 8 of tokens 2t, 2t + 1. Transposed it holds outputs 2t, 2t + 1
-  // of token g, which lie side by side in y.
+  // Lane (g, t) of a product holds outputs g, g + 8 of tokens 2t, 2t + 1. Transposed it holds outputs 2t, 2t
+  // + 1 of token g, which lie side by side in y.
   __device__ void write_fragments(const Fragments<S>& acc, int n0, int m0) const {
 #pragma unroll
     for (int r = 0; r < S::kTiles16; ++r) {
@@ -182,24 +191,23 @@ class TileSums {
         const int tile_n = n0 + place_.row(r) + 8 * h;
         const int row = min(tile_n + place_.g, p_.n - 1);
         const float scale = S::kGroup == 0 ? row_scale(row) : 1.0f;
-        const float bias = p_.bias == nullptr ? 0.0f : p_.bias[row];
+        const float bias = p_.bias == nullptr ? -0.0f : p_.bias[row];  // adding -0 changes nothing
 #pragma unroll
         for (int j = 0; j < S::kTiles8; ++j) {
           const float* sum = acc[r][j] + 2 * h;
-          const float first = S::kGroup == 0 ? sum[0] * scale : sum[0];
-          const float second = S::kGroup == 0 ? sum[1] * scale : sum[1];
           const uint32_t pair = transpose8x8(
-              p_.bias == nullptr ? pack2<S::kFamily, S::kHalf>(first, second)
-                                 : pack2<S::kFamily, S::kHalf>(first + bias, second + bias));
+              pack2<S::kFamily, S::kHalf>(scaled(sum[0], scale, bias), scaled(sum[1], scale, bias)));
           const int m = m0 + place_.token(j) + place_.g, n = tile_n + 2 * place_.t;
-          if (m >= p_.m || n >= p_.n) continue;
-          uint16_t* const to = p_.y + m * p_.y_stride + n;
-          if (p_.y_pairs && n + 1 < p_.n) {
-            *reinterpret_cast<uint32_t*>(to) = pair;
-          } else {
-            to[0] = static_cast<uint16_t>(pair);
-            if (n + 1 < p_.n) to[1] = static_cast<uint16_t>(pair >> 16);
+          if (m < p_.m && n < p_.n) {
+            uint16_t* const to = p_.y + m * p_.y_stride + n;
+            if (p_.y_pairs && n + 1 < p_.n) {
+              *reinterpret_cast<uint32_t*>(to) = pair;
+            } else {
+              to[0] = static_cast<uint16_t>(pair);
+              if (n + 1 < p_.n) to[1] = static_cast<uint16_t>(pair >> 16);
+            }
           }
+          __syncwarp();  // the transposition is of the whole warp
         }
       }
     }

@@ -20,7 +20,9 @@ const void* kernel_if_there() {
 template <Family kFamily, Half kHalf, Code kCode, int kGroup, size_t... kIds>
 const void* kernel_of_shape(ShapeId shape, std::index_sequence<kIds...>) {
   const void* kernel = nullptr;
-  ((kIds == shape ? kernel = kernel_if_there<kFamily, kHalf, kCode, kGroup, static_cast<ShapeId>(kIds)>() : nullptr), ...);
+  ((kIds == shape ? kernel = kernel_if_there<kFamily, kHalf, kCode, kGroup, static_cast<ShapeId>(kIds)>()
+                  : nullptr),
+   ...);
   return kernel;
 }
 

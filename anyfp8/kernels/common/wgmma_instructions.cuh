@@ -2,8 +2,8 @@
 
 #include "anyfp8/kernels/common/mma_instructions.cuh"
 
-// wgmma of Hopper (sm_90a): a warpgroup multiplies 64 rows in registers by kTokens tokens in shared memory, while its
-// threads go on. One function for each number of tokens, since the sums are operands one by one.
+// wgmma of Hopper (sm_90a): a warpgroup multiplies 64 rows in registers by kTokens tokens in shared memory,
+// while its threads go on. One function for each number of tokens, since the sums are operands one by one.
 namespace anyfp8::tile {
 
 // Before the first wgmma that reads registers which other instructions wrote.
@@ -18,24 +18,24 @@ inline __device__ void publish_to_wgmma() { asm volatile("fence.proxy.async.shar
 
 // Operand b: tokens of 128 bytes (64 k), 8 of them in 1024 bytes, 16-byte units swizzled by the token.
 inline __device__ uint64_t token_descriptor(uint32_t shared) {
-  return static_cast<uint64_t>(shared >> 4) | uint64_t{1} << 16 | uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;
+  return static_cast<uint64_t>(shared >> 4) | uint64_t{1} << 16 | uint64_t{1024 >> 4} << 32 |
+         uint64_t{1} << 62;
 }
 
 #define ANYFP8_SUMS4(i) "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])
 #define ANYFP8_SUMS16(i) ANYFP8_SUMS4(i), ANYFP8_SUMS4(i + 1), ANYFP8_SUMS4(i + 2), ANYFP8_SUMS4(i + 3)
 #define ANYFP8_SUMS64(i) ANYFP8_SUMS16(i), ANYFP8_SUMS16(i + 4), ANYFP8_SUMS16(i + 8), ANYFP8_SUMS16(i + 12)
 
-// d[kTokens / 8][4] = a · b, plus d unless `fresh`.
+// d[kTokens / 8][4] += a · b.
 template <Half kHalf>
-inline __device__ void wgmma(float (&d)[1][4], const uint32_t (&a)[4], uint64_t b, bool fresh) {
-#define ANYFP8_WGMMA(TYPE)                                                                      \
-  asm volatile(                                                                                 \
-      "{\n.reg .pred p;\nsetp.eq.b32 p, %9, 0;\n"                                            \
-      "wgmma.mma_async.sync.aligned.m64n8k16.f32." TYPE "." TYPE " {"                           \
-      "%0, %1, %2, %3" \
-      "}, {%4, %5, %6, %7}, %8, p, 1, 1, 0;\n}"                                       \
-      : ANYFP8_SUMS4(0)                                                                                      \
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(fresh)))
+inline __device__ void wgmma(float (&d)[2][4], const uint32_t (&a)[4], uint64_t b) {
+#define ANYFP8_WGMMA(TYPE)                                                 \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n16k16.f32." TYPE "." TYPE \
+               " {"                                                        \
+               "%0, %1, %2, %3, %4, %5, %6, %7"                            \
+               "}, {%8, %9, %10, %11}, %12, 1, 1, 1, 0;"                   \
+               : ANYFP8_SUMS4(0), ANYFP8_SUMS4(1)                          \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
   if constexpr (kHalf == Half::kBF16) {
     ANYFP8_WGMMA("bf16");
   } else {
@@ -45,15 +45,14 @@ inline __device__ void wgmma(float (&d)[1][4], const uint32_t (&a)[4], uint64_t 
 }
 
 template <Half kHalf>
-inline __device__ void wgmma(float (&d)[2][4], const uint32_t (&a)[4], uint64_t b, bool fresh) {
-#define ANYFP8_WGMMA(TYPE)                                                                      \
-  asm volatile(                                                                                 \
-      "{\n.reg .pred p;\nsetp.eq.b32 p, %13, 0;\n"                                            \
-      "wgmma.mma_async.sync.aligned.m64n16k16.f32." TYPE "." TYPE " {"                           \
-      "%0, %1, %2, %3, %4, %5, %6, %7" \
-      "}, {%8, %9, %10, %11}, %12, p, 1, 1, 0;\n}"                                       \
-      : ANYFP8_SUMS4(0), ANYFP8_SUMS4(1)                                                                                      \
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(fresh)))
+inline __device__ void wgmma(float (&d)[4][4], const uint32_t (&a)[4], uint64_t b) {
+#define ANYFP8_WGMMA(TYPE)                                                            \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n32k16.f32." TYPE "." TYPE            \
+               " {"                                                                   \
+               "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15" \
+               "}, {%16, %17, %18, %19}, %20, 1, 1, 1, 0;"                            \
+               : ANYFP8_SUMS16(0)                                                     \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
   if constexpr (kHalf == Half::kBF16) {
     ANYFP8_WGMMA("bf16");
   } else {
@@ -63,15 +62,15 @@ inline __device__ void wgmma(float (&d)[2][4], const uint32_t (&a)[4], uint64_t 
 }
 
 template <Half kHalf>
-inline __device__ void wgmma(float (&d)[4][4], const uint32_t (&a)[4], uint64_t b, bool fresh) {
+inline __device__ void wgmma(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b) {
 #define ANYFP8_WGMMA(TYPE)                                                                      \
-  asm volatile(                                                                                 \
-      "{\n.reg .pred p;\nsetp.eq.b32 p, %21, 0;\n"                                            \
-      "wgmma.mma_async.sync.aligned.m64n32k16.f32." TYPE "." TYPE " {"                           \
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15" \
-      "}, {%16, %17, %18, %19}, %20, p, 1, 1, 0;\n}"                                       \
-      : ANYFP8_SUMS16(0)                                                                                      \
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(fresh)))
+  asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." TYPE "." TYPE                      \
+               " {"                                                                             \
+               "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "         \
+               "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31" \
+               "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 0;"                                      \
+               : ANYFP8_SUMS16(0), ANYFP8_SUMS16(4)                                             \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
   if constexpr (kHalf == Half::kBF16) {
     ANYFP8_WGMMA("bf16");
   } else {
@@ -81,62 +80,17 @@ inline __device__ void wgmma(float (&d)[4][4], const uint32_t (&a)[4], uint64_t 
 }
 
 template <Half kHalf>
-inline __device__ void wgmma(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b, bool fresh) {
-#define ANYFP8_WGMMA(TYPE)                                                                      \
-  asm volatile(                                                                                 \
-      "{\n.reg .pred p;\nsetp.eq.b32 p, %37, 0;\n"                                            \
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32." TYPE "." TYPE " {"                           \
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31" \
-      "}, {%32, %33, %34, %35}, %36, p, 1, 1, 0;\n}"                                       \
-      : ANYFP8_SUMS16(0), ANYFP8_SUMS16(4)                                                                                      \
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(fresh)))
-  if constexpr (kHalf == Half::kBF16) {
-    ANYFP8_WGMMA("bf16");
-  } else {
-    ANYFP8_WGMMA("f16");
-  }
-#undef ANYFP8_WGMMA
-}
-
-template <Half kHalf>
-inline __device__ void wgmma(float (&d)[16][4], const uint32_t (&a)[4], uint64_t b, bool fresh) {
-#define ANYFP8_WGMMA(TYPE)                                                                      \
-  asm volatile(                                                                                 \
-      "{\n.reg .pred p;\nsetp.eq.b32 p, %69, 0;\n"                                            \
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32." TYPE "." TYPE " {"                           \
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63" \
-      "}, {%64, %65, %66, %67}, %68, p, 1, 1, 0;\n}"                                       \
-      : ANYFP8_SUMS64(0)                                                                                      \
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(fresh)))
-  if constexpr (kHalf == Half::kBF16) {
-    ANYFP8_WGMMA("bf16");
-  } else {
-    ANYFP8_WGMMA("f16");
-  }
-#undef ANYFP8_WGMMA
-}
-
-template <Half kHalf>
-inline __device__ void wgmma(float (&d)[32][4], const uint32_t (&a)[4], uint64_t b, bool fresh) {
-#define ANYFP8_WGMMA(TYPE)                                                                      \
-  asm volatile(                                                                                 \
-      "{\n.reg .pred p;\nsetp.eq.b32 p, %133, 0;\n"                                            \
-      "wgmma.mma_async.sync.aligned.m64n256k16.f32." TYPE "." TYPE " {"                           \
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, " \
-      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
-      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
-      "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
-      "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127" \
-      "}, {%128, %129, %130, %131}, %132, p, 1, 1, 0;\n}"                                       \
-      : ANYFP8_SUMS64(0), ANYFP8_SUMS64(16)                                                                                      \
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(fresh)))
+inline __device__ void wgmma(float (&d)[16][4], const uint32_t (&a)[4], uint64_t b) {
+#define ANYFP8_WGMMA(TYPE)                                                                        \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32." TYPE "." TYPE                       \
+               " {"                                                                               \
+               "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "           \
+               "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+               "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+               "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"   \
+               "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 0;"                                        \
+               : ANYFP8_SUMS64(0)                                                                 \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
   if constexpr (kHalf == Half::kBF16) {
     ANYFP8_WGMMA("bf16");
   } else {

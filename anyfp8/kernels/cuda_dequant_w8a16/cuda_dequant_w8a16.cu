@@ -150,7 +150,7 @@ Launch kernel_for(DType weight, DType out, Group group) {
 unsigned blocks_for(int64_t threads) { return static_cast<unsigned>((threads + kThreads - 1) / kThreads); }
 
 void dequantize_slab(const PlacedWeight& placed, int64_t row_begin, int64_t rows, void* out, float* factors,
-                     cudaStream_t stream) {
+                     Stream stream) {
   const QuantKey& key = placed.config.scheme.weight;
   const int64_t pitch = shuffled_pitch(placed.config.k);
   const Slab slab{
@@ -170,8 +170,8 @@ void dequantize_slab(const PlacedWeight& placed, int64_t row_begin, int64_t rows
       .factors = factors,
   };
   const int64_t threads = (rows + kRowsEach - 1) / kRowsEach * int64_t{slab.units};
-  kernel_for(key.dtype, placed.config.in, key.group)<<<blocks_for(threads), kThreads, 0, stream>>>(slab);
-  ANYFP8_CUDA_CHECK(cudaPeekAtLastError());
+  const Launch kernel = kernel_for(key.dtype, placed.config.in, key.group);
+  ANYFP8_CUDA_CHECK(launch(kernel, blocks_for(threads), kThreads, stream.handle, slab));
 }
 
 // y[token, columns] = sums + bias.
@@ -203,7 +203,6 @@ CublasGemm product(const LinearConfig& config, const TensorView& x, const Tensor
 void apply_8bit(const PlacedWeight& placed, const TensorView& x, const TensorView& y, Scratch scratch,
                 Stream stream) {
   const LinearConfig& config = placed.config;
-  const auto cuda_stream = static_cast<cudaStream_t>(stream.handle);
   const auto aligned = [](int64_t bytes) { return (bytes + 255) / 256 * 256; };
   const int64_t slab = slab_rows(config.n, config.k), slab_bytes = slab * config.k * 2;
   const int64_t factors_at = aligned(slab_bytes);
@@ -213,13 +212,12 @@ void apply_8bit(const PlacedWeight& placed, const TensorView& x, const TensorVie
   auto* const memory = static_cast<uint8_t*>(scratch.data);
   auto* const factors = reinterpret_cast<float*>(memory + factors_at);
   if (config.bias) {
-    round_bias_kernel<<<blocks_for(config.n), kThreads, 0, cuda_stream>>>(placed.bias, memory + bias_at,
-                                                                          y.dtype, config.n);
-    ANYFP8_CUDA_CHECK(cudaPeekAtLastError());
+    ANYFP8_CUDA_CHECK(launch(round_bias_kernel, blocks_for(config.n), kThreads, stream.handle, placed.bias,
+                             memory + bias_at, y.dtype, config.n));
   }
   for (int64_t row = 0; row < config.n; row += slab) {
     const int64_t rows = std::min(slab, config.n - row);
-    dequantize_slab(placed, row, rows, memory, factors, cuda_stream);
+    dequantize_slab(placed, row, rows, memory, factors, stream);
     CublasGemm gemm = product(config, x, y, memory, row, rows);
     if (x.dtype == DType::kF16) gemm.factors = factors;
     if (config.bias) gemm.bias = memory + bias_at + row * 2;
@@ -250,10 +248,9 @@ void apply_16bit(const PlacedWeight& placed, const TensorView& x, const TensorVi
       const TensorView sums{memory, DType::kF32, count, rows, rows};
       cublaslt_gemm(product(config, part, sums, w, 0, rows), {memory + kSlabBytes, kCublasBytes}, stream);
       const dim3 grid(static_cast<unsigned>(count), blocks_for(rows));
-      add_bias_kernel<<<grid, kThreads, 0, static_cast<cudaStream_t>(stream.handle)>>>(
-          reinterpret_cast<const float*>(memory), placed.bias + row, at(y, m) + row * 2, y.dtype,
-          y.row_stride, static_cast<uint32_t>(rows));
-      ANYFP8_CUDA_CHECK(cudaPeekAtLastError());
+      ANYFP8_CUDA_CHECK(launch(add_bias_kernel, grid, kThreads, stream.handle,
+                               reinterpret_cast<const float*>(memory), placed.bias + row, at(y, m) + row * 2,
+                               y.dtype, y.row_stride, static_cast<uint32_t>(rows)));
     }
   }
 }

@@ -14,6 +14,9 @@ size_t workspace_bytes(const LinearConfig&, const Device& device, int64_t) {
   return tile::most_scratch_bytes(tile::mma_card(device));
 }
 
+[[maybe_unused]] void prepare(const PlacedWeight& weight) {
+  tile::prepare(tile::mma_card(*weight.device), weight.config);
+}
 [[maybe_unused]] void apply(const PlacedWeight& weight, const TensorView& x, const TensorView& y,
                             Scratch scratch, Stream stream) {
   tile::apply(tile::mma_card(*weight.device), weight, x, y, scratch, stream);
@@ -32,11 +35,12 @@ constinit const Kernel cuda_mma_w8a16{
     .in_dtypes = kHalfTypes,
     .out_dtypes = kHalfTypes,
     .activation = ActivationUse::kAsGiven,
-    .batch_invariant = true,  // the split of k is a function of (n, k), never of m
+    .batch_invariant = true,  // then k is split by n and k alone
     .supports = cuda_supports,
     .check = check_fused_w8a16,
     .tokens = tokens,
     .workspace_bytes = workspace_bytes,
+    .prepare = ANYFP8_LAUNCH(prepare),
     .apply = ANYFP8_LAUNCH(apply),
 };
 

@@ -141,8 +141,7 @@ void apply_cuda_reference(const PlacedWeight& placed, const TensorView& x, const
   const auto blocks = [](int64_t count, int64_t each) { return (count + each - 1) / each; };
   const dim3 grid(static_cast<unsigned>(blocks(config.n, int64_t{kWarps} * kRows)),
                   static_cast<unsigned>(std::min(blocks(x.rows, kTokens), kMostGridY)));
-  kernel_for(key.dtype, x.dtype)<<<grid, 32 * kWarps, 0, static_cast<cudaStream_t>(stream.handle)>>>(work);
-  ANYFP8_CUDA_CHECK(cudaPeekAtLastError());
+  ANYFP8_CUDA_CHECK(launch(kernel_for(key.dtype, x.dtype), grid, 32 * kWarps, stream.handle, work));
 }
 
 }  // namespace anyfp8
