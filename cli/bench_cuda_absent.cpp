@@ -13,6 +13,7 @@ Error no_cuda() {
 
 }  // namespace
 
+// By value as in the build that has it, and keeps them. NOLINTNEXTLINE(performance-unnecessary-value-param)
 std::unique_ptr<BenchMethod> cuda_kernel_method(std::vector<Linear>, size_t) { throw no_cuda(); }
 BenchMethods cuda_peer_methods(const Linear&) { throw no_cuda(); }
 std::string cuda_peers_text() { throw no_cuda(); }
