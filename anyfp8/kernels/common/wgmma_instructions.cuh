@@ -3,7 +3,7 @@
 #include "anyfp8/kernels/common/mma_instructions.cuh"
 
 // wgmma of Hopper (sm_90a): a warpgroup multiplies 64 rows in registers by kTokens tokens in shared memory,
-// while its threads go on. One function for each number of tokens, since the sums are operands one by one.
+// while its threads go on. A function for each number of tokens, since the sums are operands one by one.
 namespace anyfp8::tile {
 
 // Before the first wgmma that reads registers which other instructions wrote.
@@ -26,79 +26,40 @@ inline __device__ uint64_t token_descriptor(uint32_t shared) {
 #define ANYFP8_SUMS16(i) ANYFP8_SUMS4(i), ANYFP8_SUMS4(i + 1), ANYFP8_SUMS4(i + 2), ANYFP8_SUMS4(i + 3)
 #define ANYFP8_SUMS64(i) ANYFP8_SUMS16(i), ANYFP8_SUMS16(i + 4), ANYFP8_SUMS16(i + 8), ANYFP8_SUMS16(i + 12)
 
-// d[kTokens / 8][4] += a · b.
-template <Half kHalf>
-inline __device__ void wgmma(float (&d)[2][4], const uint32_t (&a)[4], uint64_t b) {
-#define ANYFP8_WGMMA(TYPE)                                                 \
-  asm volatile("wgmma.mma_async.sync.aligned.m64n16k16.f32." TYPE "." TYPE \
-               " {"                                                        \
-               "%0, %1, %2, %3, %4, %5, %6, %7"                            \
-               "}, {%8, %9, %10, %11}, %12, 1, 1, 1, 0;"                   \
-               : ANYFP8_SUMS4(0), ANYFP8_SUMS4(1)                          \
+// d[TOKENS / 8][4] += a · b. REGISTERS: the places of the sums, "%0, %1, ..."; A and B those of the operands
+// after them; then the sums themselves.
+#define ANYFP8_WGMMA_OF(TYPE, TOKENS, REGISTERS, A, B, ...)                                                 \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n" #TOKENS "k16.f32." TYPE "." TYPE " {" REGISTERS "}, {" A \
+               "}, " B ", 1, 1, 1, 0;"                                                                      \
+               : __VA_ARGS__                                                                                \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
-  if constexpr (kHalf == Half::kBF16) {
-    ANYFP8_WGMMA("bf16");
-  } else {
-    ANYFP8_WGMMA("f16");
+#define ANYFP8_WGMMA(TOKENS, ...)                                                             \
+  template <Half kHalf>                                                                       \
+  inline __device__ void wgmma(float(&d)[TOKENS / 8][4], const uint32_t(&a)[4], uint64_t b) { \
+    if constexpr (kHalf == Half::kBF16) {                                                     \
+      ANYFP8_WGMMA_OF("bf16", TOKENS, __VA_ARGS__);                                           \
+    } else {                                                                                  \
+      ANYFP8_WGMMA_OF("f16", TOKENS, __VA_ARGS__);                                            \
+    }                                                                                         \
   }
-#undef ANYFP8_WGMMA
-}
 
-template <Half kHalf>
-inline __device__ void wgmma(float (&d)[4][4], const uint32_t (&a)[4], uint64_t b) {
-#define ANYFP8_WGMMA(TYPE)                                                            \
-  asm volatile("wgmma.mma_async.sync.aligned.m64n32k16.f32." TYPE "." TYPE            \
-               " {"                                                                   \
-               "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15" \
-               "}, {%16, %17, %18, %19}, %20, 1, 1, 1, 0;"                            \
-               : ANYFP8_SUMS16(0)                                                     \
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
-  if constexpr (kHalf == Half::kBF16) {
-    ANYFP8_WGMMA("bf16");
-  } else {
-    ANYFP8_WGMMA("f16");
-  }
-#undef ANYFP8_WGMMA
-}
+ANYFP8_WGMMA(16, "%0, %1, %2, %3, %4, %5, %6, %7", "%8, %9, %10, %11", "%12", ANYFP8_SUMS4(0),
+             ANYFP8_SUMS4(1))
+ANYFP8_WGMMA(32, "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15", "%16, %17, %18, %19",
+             "%20", ANYFP8_SUMS16(0))
+ANYFP8_WGMMA(64,
+             "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+             "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31",
+             "%32, %33, %34, %35", "%36", ANYFP8_SUMS16(0), ANYFP8_SUMS16(4))
+ANYFP8_WGMMA(128,
+             "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+             "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+             "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+             "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63",
+             "%64, %65, %66, %67", "%68", ANYFP8_SUMS64(0))
 
-template <Half kHalf>
-inline __device__ void wgmma(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b) {
-#define ANYFP8_WGMMA(TYPE)                                                                      \
-  asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." TYPE "." TYPE                      \
-               " {"                                                                             \
-               "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "         \
-               "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31" \
-               "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 0;"                                      \
-               : ANYFP8_SUMS16(0), ANYFP8_SUMS16(4)                                             \
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
-  if constexpr (kHalf == Half::kBF16) {
-    ANYFP8_WGMMA("bf16");
-  } else {
-    ANYFP8_WGMMA("f16");
-  }
 #undef ANYFP8_WGMMA
-}
-
-template <Half kHalf>
-inline __device__ void wgmma(float (&d)[16][4], const uint32_t (&a)[4], uint64_t b) {
-#define ANYFP8_WGMMA(TYPE)                                                                        \
-  asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32." TYPE "." TYPE                       \
-               " {"                                                                               \
-               "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "           \
-               "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
-               "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
-               "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"   \
-               "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 0;"                                        \
-               : ANYFP8_SUMS64(0)                                                                 \
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
-  if constexpr (kHalf == Half::kBF16) {
-    ANYFP8_WGMMA("bf16");
-  } else {
-    ANYFP8_WGMMA("f16");
-  }
-#undef ANYFP8_WGMMA
-}
-
+#undef ANYFP8_WGMMA_OF
 #undef ANYFP8_SUMS64
 #undef ANYFP8_SUMS16
 #undef ANYFP8_SUMS4
