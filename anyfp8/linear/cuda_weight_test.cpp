@@ -19,12 +19,7 @@
 namespace anyfp8 {
 namespace {
 
-HostTensor wave(int64_t rows, int64_t cols, double step) {
-  std::vector<float> numbers(static_cast<size_t>(rows * cols));
-  for (size_t i = 0; i < numbers.size(); ++i)
-    numbers[i] = static_cast<float>(std::sin(static_cast<double>(i) * step));
-  return test::values(DType::kF32, {rows, cols}, numbers);
-}
+using test::wave;
 
 // Every scheme, rows of any length, a bias of each type, and 16- and 32-bit weights.
 std::vector<Fp8Weight> weights_of_every_kind(double step) {

@@ -16,12 +16,7 @@
 namespace anyfp8 {
 namespace {
 
-HostTensor wave(int64_t rows, int64_t cols, double step) {
-  std::vector<float> numbers(static_cast<size_t>(rows * cols));
-  for (size_t i = 0; i < numbers.size(); ++i)
-    numbers[i] = static_cast<float>(std::sin(static_cast<double>(i) * step));
-  return test::values(DType::kF32, {rows, cols}, numbers);
-}
+using test::wave;
 
 // What the tests read back: y = x · dequantize(w)ᵀ + bias in double, and the fp32 error bound of its sum.
 struct Expected {

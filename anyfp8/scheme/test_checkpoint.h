@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -35,6 +36,14 @@ inline HostTensor values(DType dtype, Shape shape, const std::vector<float>& num
 
 inline HostTensor filled(DType dtype, const Shape& shape, float value) {
   return values(dtype, shape, std::vector<float>(static_cast<size_t>(num_elements(shape)), value));
+}
+
+// f32 [rows, cols]: sin(i * step) for element i.
+inline HostTensor wave(int64_t rows, int64_t cols, double step) {
+  std::vector<float> numbers(static_cast<size_t>(rows * cols));
+  for (size_t i = 0; i < numbers.size(); ++i)
+    numbers[i] = static_cast<float>(std::sin(static_cast<double>(i) * step));
+  return values(DType::kF32, {rows, cols}, numbers);
 }
 
 // e4m3 [n, k] with every finite code in turn.

@@ -30,6 +30,8 @@ struct TileShape {
   static constexpr int kSums =
       (kOutputs + kThreads - 1) / kThreads;  // of a thread, when the warps' are added up
   static_assert(kStages >= 2 && kGroup % 32 == 0);
+  static_assert(kGroup == 0 || kWarpsK == 1 || kChunks * 64 % kGroup == 0,
+                "warps that share k share no group");
   static_assert(kWeightBytes % (16 * kThreads) == 0 && (kOutputs % kThreads == 0 || kOutputs < kThreads));
 };
 

@@ -3,11 +3,11 @@
 #include "anyfp8/kernels/common/tile_layout.cuh"
 
 // What fills the ring of stages, in two forms with the same calls:
-//
-//   begin_weights()  asks for the weights and scales of the first stages: before the kernel's inputs are
-//   there begin_x()        ... for their x wait()           this thread's part of the next stage is there;
-//   the block's barrier follows refill()         asks for the next stage, whose place every warp has left
-//   keep()           after a stage's products: registers go to shared memory, in the form that needs it
+//   - begin_weights() asks for weights and scales of the first stages, before the kernel's inputs are there
+//   - begin_x() asks for their x
+//   - wait(): this thread's part of the next stage is there; the block's barrier follows
+//   - refill() asks for one more stage, whose place every warp has left
+//   - keep(), after a stage's products: registers go to shared memory, in the form that needs it
 namespace anyfp8::tile {
 
 // A place in the list of steps, tile after tile.
