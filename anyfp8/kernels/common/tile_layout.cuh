@@ -1,5 +1,6 @@
 #pragma once
 
+#include "anyfp8/kernels/common/fragment_decode.cuh"
 #include "anyfp8/kernels/common/mma_instructions.cuh"
 #include "anyfp8/kernels/common/tile_arguments.h"
 #include "anyfp8/kernels/common/tile_shapes.h"
