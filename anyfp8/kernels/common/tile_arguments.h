@@ -22,7 +22,9 @@ struct TileArguments {
   int tiles, token_tiles;  // in all, along tokens
   int steps;               // stages of a tile
   int splits;              // blocks that share the k of a tile
+  const float* max_scale;  // the largest of all
   bool scale_e8m0;
+  bool scale_fours;       // rows of e8m0 scales begin at multiples of 4 bytes
   bool x_aligned;         // x and its rows begin at multiples of 16 bytes
   bool y_pairs, y_fours;  // y and its rows begin at multiples of 4 and 8 bytes
 };

@@ -3,7 +3,7 @@
 #include <type_traits>
 
 #include "anyfp8/kernels/common/tile_ring.cuh"
-#include "anyfp8/kernels/common/tile_sums.cuh"
+#include "anyfp8/kernels/common/tile_scales.cuh"
 
 // y = x · Wᵀ by tiles: weights are operand a (rows of 16), tokens operand b (columns of 8), so that one token
 // wastes seven columns and not fifteen rows.
@@ -13,8 +13,8 @@
 //           tokens ->
 //          +--------+                                    weight  [kRows][kDepth] bytes, k64_shuffled
 //    rows  | warp   |  kWarpsN warps of kTiles16 x       x       [kTokens][kDepth] 16 bit
-//          +--------+  kTiles8 products of 16 x 8,       scales  [groups][kRows] f32, where they
-//          | warp   |  times kWarpsK that share k                change with k
+//          +--------+  kTiles8 products of 16 x 8,
+//          | warp   |  times kWarpsK that share k        Scales that change with k are in registers.
 //          +--------+
 //
 // Without a split the grid is persistent: a block walks its tiles one after the other, and the ring runs on
@@ -29,11 +29,11 @@ class TileProduct {
   uint32_t read_weight_, read_x_;  // in a stage: where this lane's fragments begin
   // One product waits for the one before it in the same sums, and a warp of a single tile has no other work:
   // then odd steps have sums of their own.
-  static constexpr int kChains = S::kTiles16 * S::kTiles8 == 1 && S::kGroup == 0 ? 2 : 1;
+  static constexpr int kChains = S::kTiles16 * S::kTiles8 == 1 && !S::kPromotes ? 2 : 1;
   float odd_[4];
   uint32_t fragments_[2][S::kWgmma ? S::kTiles16 : 1][4];
   // Sums of the current group of k, before its scale.
-  float part_[S::kGroup == 0 ? 1 : S::kTiles16][S::kGroup == 0 ? 1 : S::kTiles8][4];
+  float part_[S::kPromotes ? S::kTiles16 : 1][S::kPromotes ? S::kTiles8 : 1][4];
 
  public:
   Fragments<S> acc;
@@ -57,7 +57,7 @@ class TileProduct {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           acc[r][j][i] = 0;
-          if constexpr (S::kGroup != 0) part_[r][j][i] = 0;
+          if constexpr (S::kPromotes) part_[r][j][i] = 0;
         }
       }
     }
@@ -67,7 +67,7 @@ class TileProduct {
 
   // The products of one stage: this warp's rows and tokens of its chunks. The sums of a group of k are added
   // to the others with its scale where it ends: inside the stage, or behind it if `group_ends` says so.
-  __device__ void multiply(uint32_t stage, bool group_ends) {
+  __device__ void multiply(uint32_t stage, const TileScales<S>& scales, bool group_ends) {
 #pragma unroll
     for (int c = 0; c < S::kChunks; ++c) {
       uint4 q[S::kTiles16][2];
@@ -78,9 +78,9 @@ class TileProduct {
           q[r][h] = load_shared16(weight_at(stage, c, (S::kWgmma ? 64 : 16) * r + 8 * h));
       }
       if constexpr (S::kWgmma) {
-        multiply_by_wgmma(q, stage, c, group_ends);
+        multiply_by_wgmma(q, stage, scales, c, group_ends);
       } else {
-        multiply_by_mma(q, stage, c, group_ends);
+        multiply_by_mma(q, stage, scales, c, group_ends);
       }
     }
   }
@@ -94,8 +94,8 @@ class TileProduct {
   }
 
  private:
-  __device__ void multiply_by_mma(const uint4 (&q)[S::kTiles16][2], uint32_t stage, int c, bool group_ends) {
-    constexpr int kStepsOfGroup = S::kGroup == 0 ? 1 : S::kGroup / 16;
+  __device__ void multiply_by_mma(const uint4 (&q)[S::kTiles16][2], uint32_t stage,
+                                  const TileScales<S>& scales, int c, bool group_ends) {
     uint32_t two_steps[4];
 #pragma unroll
     for (int s = 0; s < 4; ++s) {
@@ -104,34 +104,26 @@ class TileProduct {
 #pragma unroll
       for (int r = 0; r < S::kTiles16; ++r) {
         uint32_t a[4];
-        decode<S::kFamily, S::kHalf, S::kCode>(a, word(q[r][0], s), word(q[r][1], s));
+        decode_step(a, q[r], s, scales, r, c);
 #pragma unroll
         for (int j = 0; j < S::kTiles8; ++j) {
           auto& sums = sums_of(r, j, s);
           multiply_add<S::kFamily, S::kHalf>(sums, a, b[j][0], b[j][1]);
         }
       }
-      if constexpr (S::kGroup != 0) {
-        const bool last_of_stage = c + 1 == S::kChunks && s == 3;
-        if ((c * 4 + s + 1) % kStepsOfGroup == 0 || (last_of_stage && group_ends)) {
-          const int k = (place_.warp_k * S::kChunks + c) * 64 + s * 16;
-          add_group(stage + S::kWeightBytes + S::kXBytes +
-                    (S::kGroups > 1 ? k / S::kGroup : 0) * S::kRows * 4);
-        }
-      }
+      if (ends_group(c * 4 + s, group_ends)) add_group(scales, c * 4 + s);
     }
   }
   // A chunk by wgmma: one step's codes are decoded while the product of the step before is under way.
-  __device__ void multiply_by_wgmma(const uint4 (&q)[S::kTiles16][2], uint32_t stage, int c,
-                                    bool group_ends) {
-    constexpr int kStepsOfGroup = S::kGroup == 0 ? 1 : S::kGroup / 16;
+  __device__ void multiply_by_wgmma(const uint4 (&q)[S::kTiles16][2], uint32_t stage,
+                                    const TileScales<S>& scales, int c, bool group_ends) {
     const uint64_t tokens = token_descriptor(stage + S::kWeightBytes + c * S::kTokens * 128);
 #pragma unroll
     for (int s = 0; s < 4; ++s) {
       auto& a = fragments_[s % 2];
 #pragma unroll
       for (int r = 0; r < S::kTiles16; ++r) {
-        decode<S::kFamily, S::kHalf, S::kCode>(a[r], word(q[r][0], s), word(q[r][1], s));
+        decode_step(a[r], q[r], s, scales, r, c);
       }
       begin_wgmma();
 #pragma unroll
@@ -139,14 +131,9 @@ class TileProduct {
         wgmma<S::kHalf>(sums_of(r), a[r], tokens + s * 2);
       }
       commit_wgmma();
-      if constexpr (S::kGroup != 0) {
-        const bool last_of_stage = c + 1 == S::kChunks && s == 3;
-        if ((c * 4 + s + 1) % kStepsOfGroup == 0 || (last_of_stage && group_ends)) {
-          wait_wgmma<0>();
-          const int k = c * 64 + s * 16;
-          add_group(stage + S::kWeightBytes + S::kXBytes +
-                    (S::kGroups > 1 ? k / S::kGroup : 0) * S::kRows * 4);
-        }
+      if (ends_group(c * 4 + s, group_ends)) {
+        wait_wgmma<0>();
+        add_group(scales, c * 4 + s);
       }
       // The fragments of the step before are free. Behind a stage nothing may be under way: its place is
       // filled again. Keeping a stage back for that instead was up to 5 % slower (H200, m = 64) and never
@@ -159,9 +146,27 @@ class TileProduct {
     }
   }
 
+  // The fragment of step s of chunk c, of product r.
+  static __device__ void decode_step(uint32_t (&a)[4], const uint4 (&q)[2], int s,
+                                     const TileScales<S>& scales, int r, int c) {
+    const uint32_t q0 = word(q[0], s), q1 = word(q[1], s);
+    if constexpr (S::kFolds) {
+      decode<S::kFamily, S::kHalf, S::kCode>(a, q0, q1, scales.factor(r, 0, c * 4 + s),
+                                             scales.factor(r, 1, c * 4 + s));
+    } else {
+      decode<S::kFamily, S::kHalf, S::kCode>(a, q0, q1);
+    }
+  }
+
+  // Whether the sums of a group are promoted behind step s of the stage.
+  static __device__ bool ends_group(int s, bool stage_ends_group) {
+    if constexpr (!S::kPromotes) return false;
+    return (s + 1) * 16 % (S::kPromotes ? S::kGroup : 16) == 0 ||
+           (s + 1 == S::kChunks * 4 && stage_ends_group);
+  }
   // Where products are added up: of one group of k, or of all.
   __device__ float (&sums_of(int r))[S::kTiles8][4] {
-    if constexpr (S::kGroup != 0) {
+    if constexpr (S::kPromotes) {
       return part_[r];
     } else {
       return acc[r];
@@ -203,11 +208,11 @@ class TileProduct {
     }
   }
 
-  __device__ void add_group(uint32_t scales) {
+  // Behind step s of the stage.
+  __device__ void add_group(const TileScales<S>& scales, int s) {
 #pragma unroll
     for (int r = 0; r < S::kTiles16; ++r) {
-      const uint32_t row = scales + (place_.row(r) + place_.g) * 4;
-      const float scale[2] = {load_shared4(row), load_shared4(row + 32)};
+      const float scale[2] = {scales.scale(r, 0, s), scales.scale(r, 1, s)};
 #pragma unroll
       for (int j = 0; j < S::kTiles8; ++j) {
 #pragma unroll
@@ -236,6 +241,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kShape.blocks)
   const int first_step = part_begin<S>(p, rank), last_step = part_begin<S>(p, rank + 1);
   const int count = (past - tile) * (last_step - first_step);
 
+  TileScales<S> scales(p, tile, past, first_step, last_step);
   Ring ring(p, shared, Requests<S>{{tile, first_step, first_step, last_step}, count});
   ring.begin_weights();  // do not depend on the kernel before this one
   wait_for_inputs<S::kFamily>();
@@ -249,8 +255,9 @@ __global__ void __launch_bounds__(S::kThreads, S::kShape.blocks)
     ring.wait();
     __syncthreads();
     ring.refill();
+    scales.begin_stage(step);
     ++step;
-    product.multiply(shared + slot * S::kStageBytes,
+    product.multiply(shared + slot * S::kStageBytes, scales,
                      step == last_step || step * S::kDepth % (S::kGroup == 0 ? 64 : S::kGroup) == 0);
     ring.keep();
     slot = slot + 1 == S::kStages ? 0 : slot + 1;

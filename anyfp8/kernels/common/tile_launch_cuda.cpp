@@ -19,16 +19,11 @@ const void* kernel_of(Family family, Half half, Code code, int group, ShapeId sh
   }
 }
 
-// What selects a kernel beside the shape.
-struct Operands {
-  Half half;
-  Code code;
-  int group;
-  explicit Operands(const LinearConfig& config)
-      : half(config.in == DType::kBF16 ? Half::kBF16 : Half::kF16),
-        code(config.scheme.weight.dtype == DType::kE4M3 ? Code::kE4M3 : Code::kE5M2),
-        group(config.scheme.weight.group.cols) {}
-};
+Operands operands_of(const LinearConfig& config) {
+  return {config.in == DType::kBF16 ? Half::kBF16 : Half::kF16,
+          config.scheme.weight.dtype == DType::kE4M3 ? Code::kE4M3 : Code::kE5M2,
+          config.scheme.weight.group.cols};
+}
 
 // The kernel, loaded and allowed its shared memory on the current device: both once for each kernel and
 // device.
@@ -44,7 +39,7 @@ const void* ready_kernel(Family family, const Operands& o, ShapeId shape) {
   const uint64_t bit = uint64_t{1} << (index % 64);
   if (index < 64 && (devices.load(std::memory_order_acquire) & bit) != 0) return kernel;
   ANYFP8_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                         shared_bytes(kShapes[shape], family, o.group)));
+                                         shared_bytes(kShapes[shape], family)));
   devices.fetch_or(bit, std::memory_order_release);
   return kernel;
 }
@@ -65,7 +60,7 @@ void launch(const Plan& plan, Family family, const Operands& operands, TileArgum
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(plan.blocks));
   config.blockDim = dim3(static_cast<unsigned>(kShapes[plan.shape].threads()));
-  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes(kShapes[plan.shape], family, operands.group));
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes(kShapes[plan.shape], family));
   config.stream = static_cast<cudaStream_t>(stream.handle);
   // The kernel loads weights before it waits for the kernel before it, whose tail this hides.
   cudaLaunchAttribute attributes[2]{};
@@ -82,11 +77,10 @@ void launch(const Plan& plan, Family family, const Operands& operands, TileArgum
 }  // namespace
 
 void prepare(const Card& card, const LinearConfig& config) {
-  const Operands operands(config);
+  const Operands operands = operands_of(config);
   for (int id = 0; id < kShapeCount; ++id) {
     const auto shape = static_cast<ShapeId>(id);
-    if (has_shape(card.family, operands.code, operands.group, shape))
-      ready_kernel(card.family, operands, shape);
+    if (has_shape(card.family, operands, shape)) ready_kernel(card.family, operands, shape);
   }
 }
 
@@ -94,8 +88,8 @@ void apply(const Card& card, const PlacedWeight& weight, const TensorView& x, co
            Scratch scratch, Stream stream) {
   const LinearConfig& c = weight.config;
   const QuantKey& key = c.scheme.weight;
-  const Operands operands(c);
-  Problem problem{c.n, c.k, x.rows, operands.code, operands.group, c.policy == Policy::kInvariant};
+  const Operands operands = operands_of(c);
+  Problem problem{c.n, c.k, x.rows, operands, c.policy == Policy::kInvariant};
 
   TileArguments arguments{};
   arguments.weight = static_cast<const uint8_t*>(weight.data);
@@ -108,7 +102,10 @@ void apply(const Card& card, const PlacedWeight& weight, const TensorView& x, co
   arguments.k = static_cast<int>(c.k);
   arguments.group_rows = key.group.rows;
   arguments.scale_columns = static_cast<int>(weight.grid.cols);
+  arguments.max_scale = weight.max_scale;
   arguments.scale_e8m0 = key.scale_dtype == DType::kE8M0;
+  arguments.scale_fours =
+      arguments.scale_columns % 4 == 0 && reinterpret_cast<uintptr_t>(weight.scale) % 4 == 0;
   arguments.x_aligned = begins_at_multiples_of(16, x.data, x.row_stride);
   arguments.y_pairs = begins_at_multiples_of(4, y.data, y.row_stride);
   arguments.y_fours = begins_at_multiples_of(8, y.data, y.row_stride);

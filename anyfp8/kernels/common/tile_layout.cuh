@@ -15,24 +15,24 @@ struct TileShape {
   static constexpr Family kFamily = kFamily_;
   static constexpr Half kHalf = kHalf_;
   static constexpr Code kCode = kCode_;
-  static constexpr int kGroup = kGroup_;  // k of one scale: 128, 32, or 0 where a row has one
+  static constexpr int kGroup = kGroup_;
+  static constexpr bool kFolds = Operands{kHalf, kCode, kGroup}.folds();
+  static constexpr bool kPromotes = Operands{kHalf, kCode, kGroup}.promotes();
+  static constexpr int kMxPower = kCode == Code::kE4M3 ? kMxPowerOfE4M3 : kMxPowerOfE5M2;
   static constexpr int kWarpsN = kShape.warps_n, kWarpsK = kShape.warps_k;
   static constexpr int kTiles16 = kShape.tiles16, kTiles8 = kShape.tiles8, kChunks = kShape.chunks;
   static constexpr int kThreads = kShape.threads(), kRows = kShape.rows(), kTokens = kShape.tokens();
   static constexpr int kDepth = kShape.depth();
-  static constexpr int kStages = stages_of(kShape, kFamily, kGroup);
-  static constexpr int kGroups = groups_of_stage(kShape, kGroup);
+  static constexpr int kStages = stages_of(kShape, kFamily);
   static constexpr bool kWgmma = kShape.wgmma;
   static constexpr int kWeightBytes = kRows * kDepth, kXBytes = kTokens * kDepth * 2;
-  static constexpr int kStageBytes = stage_bytes(kShape, kGroup), kSumPitch = sum_pitch(kShape);
-  static constexpr int kSharedBytes = shared_bytes(kShape, kFamily, kGroup);
-  static constexpr int kSumsOffset = sums_offset(kShape, kFamily, kGroup);
+  static constexpr int kStageBytes = stage_bytes(kShape), kSumPitch = sum_pitch(kShape);
+  static constexpr int kSharedBytes = shared_bytes(kShape, kFamily);
+  static constexpr int kSumsOffset = sums_offset(kShape, kFamily);
   static constexpr int kOutputs = kRows * kTokens;
   static constexpr int kSums =
       (kOutputs + kThreads - 1) / kThreads;  // of a thread, when the warps' are added up
-  static_assert(kStages >= 2 && kGroup % 32 == 0);
-  static_assert(kGroup == 0 || kWarpsK == 1 || kChunks * 64 % kGroup == 0,
-                "warps that share k share no group");
+  static_assert(kStages >= 2 && (!kWgmma || kStageBytes % 1024 == 0));
   static_assert(kWeightBytes % (16 * kThreads) == 0 && (kOutputs % kThreads == 0 || kOutputs < kThreads));
 };
 
@@ -75,11 +75,16 @@ inline __device__ uint32_t x_place(int token, int unit) {
   return token * S::kDepth * 2 + swizzled * 16;
 }
 
+inline __device__ float power_of_2(int exponent) {  // -126 to 127
+  return __uint_as_float(static_cast<uint32_t>(exponent + 127) << 23);
+}
+inline __device__ float scale_of_e8m0(uint32_t code) {
+  return __uint_as_float(code == 0 ? 0x00400000u : code << 23);  // 2^(code - 127); 2^-127 is subnormal
+}
 inline __device__ float scale_at(const TileArguments& p, int row, int column) {
   const int64_t index = static_cast<int64_t>(row) * p.scale_columns + column;
   if (!p.scale_e8m0) return static_cast<const float*>(p.scale)[index];
-  const uint32_t code = static_cast<const uint8_t*>(p.scale)[index];
-  return __uint_as_float(code == 0 ? 0x00400000u : code << 23);  // 2^(code - 127); 2^-127 is subnormal
+  return scale_of_e8m0(static_cast<const uint8_t*>(p.scale)[index]);
 }
 // The row of scales of an output.
 inline __device__ int scale_row(const TileArguments& p, int n) {

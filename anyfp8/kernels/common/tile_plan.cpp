@@ -14,7 +14,7 @@ size_t output_bytes(const Shape& shape) {
 
 // Blocks of a shape that are on the card at once, as far as shared memory goes.
 int64_t resident_blocks(const Problem& p, const Card& card, const Shape& shape) {
-  const size_t bytes = static_cast<size_t>(shared_bytes(shape, card.family, p.group)) + kReservedBytes;
+  const size_t bytes = static_cast<size_t>(shared_bytes(shape, card.family)) + kReservedBytes;
   const auto fit = static_cast<int>((card.shared_bytes + kReservedBytes) / bytes);
   return static_cast<int64_t>(card.sm_count) * std::clamp(fit, 1, shape.blocks);
 }
@@ -35,7 +35,7 @@ ShapeId choose_shape(const Problem& p, const Card& card) {
                                                    : std::span<const ShapeId>(kWideFirst);
   ShapeId chosen = shapes.front();
   for (const ShapeId shape : shapes) {
-    if (!has_shape(card.family, p.code, p.group, shape)) continue;
+    if (!has_shape(card.family, p.operands, shape)) continue;
     chosen = shape;
     if (kShapes[shape].tokens() >= p.m) break;
   }

@@ -11,8 +11,7 @@ namespace anyfp8::tile {
 
 struct Problem {
   int64_t n, k, m;
-  Code code;
-  int group;       // k of a scale: 128, 32, or 0 where a row has one
+  Operands operands;
   bool invariant;  // the cut of k may not depend on m
 };
 

@@ -3,7 +3,7 @@
 #include "anyfp8/kernels/common/tile_layout.cuh"
 
 // What fills the ring of stages, in two forms with the same calls:
-//   - begin_weights() asks for weights and scales of the first stages, before the kernel's inputs are there
+//   - begin_weights() asks for weights of the first stages, before the kernel's inputs are there
 //   - begin_x() asks for their x
 //   - wait(): this thread's part of the next stage is there; the block's barrier follows
 //   - refill() asks for one more stage, whose place every warp has left
@@ -37,54 +37,6 @@ struct Requests {
   }
 };
 
-// Scales of a stage, where they change with k, go through registers and are kept a turn of the loop later:
-// they come in any type and alignment.
-template <class S>
-class ScaleRing {
-  static constexpr int kUnits = (S::kGroups * S::kRows + S::kThreads - 1) / S::kThreads;
-
-  const TileArguments& p_;
-  const uint32_t shared_;
-  int row_[kUnits > 0 ? kUnits : 1];
-  float ahead_[kUnits > 0 ? kUnits : 1];
-  int waiting_ = -1;  // the slot they are for
-
- public:
-  __device__ ScaleRing(const TileArguments& p, uint32_t shared) : p_(p), shared_(shared) {}
-  __device__ void begin_tile(int tile) {
-#pragma unroll
-    for (int i = 0; i < kUnits; ++i) {
-      row_[i] = scale_row(
-          p_,
-          min(first_row<S>(p_, tile) + static_cast<int>(threadIdx.x + i * S::kThreads) % S::kRows, p_.n - 1));
-    }
-  }
-  __device__ void fetch(int slot, int step) {
-    if constexpr (S::kGroup != 0) {
-#pragma unroll
-      for (int i = 0; i < kUnits; ++i) {
-        const int index = threadIdx.x + i * S::kThreads,
-                  column = step * S::kDepth / S::kGroup + index / S::kRows;
-        const bool inside = index < S::kGroups * S::kRows && column < p_.scale_columns;
-        ahead_[i] = inside ? scale_at(p_, row_[i], column) : 0.0f;
-      }
-      waiting_ = slot;
-    }
-  }
-  __device__ void keep() {
-    if constexpr (S::kGroup != 0) {
-      if (waiting_ < 0) return;
-      const uint32_t to = shared_ + waiting_ * S::kStageBytes + S::kWeightBytes + S::kXBytes;
-#pragma unroll
-      for (int i = 0; i < kUnits; ++i) {
-        const int index = threadIdx.x + i * S::kThreads;
-        if (index < S::kGroups * S::kRows) store_shared4(to + index * 4, ahead_[i]);
-      }
-      waiting_ = -1;
-    }
-  }
-};
-
 // 16 bytes of which the first `bytes` lie at `from`, by elements: what is not aligned, or the end of a row.
 inline __device__ uint4 gather(const uint16_t* from, int bytes) {
   uint32_t words[4];
@@ -110,13 +62,12 @@ class UnitsOfThread {
   const TileArguments& p_;
   const uint32_t shared_;
   Requests<S> next_;
-  ScaleRing<S> scales_;
   int rows_, tokens_;  // from this thread's first row and token to the end of W and x
   const uint8_t* weight_;
   const uint16_t* x_;
 
   __device__ UnitsOfThread(const TileArguments& p, uint32_t shared, const Requests<S>& requests)
-      : p_(p), shared_(shared), next_(requests), scales_(p, shared) {
+      : p_(p), shared_(shared), next_(requests) {
     begin_tile();
   }
   static __device__ int thread() { return threadIdx.x; }
@@ -129,7 +80,6 @@ class UnitsOfThread {
     tokens_ = p_.m - token;
     weight_ = p_.weight + row * p_.pitch + (at.step * S::kDepth + thread() % kUnitsOfRow * 16);
     x_ = p_.x + token * p_.x_stride + (at.step * S::kDepth + thread() % kUnitsOfToken * 8);
-    scales_.begin_tile(at.tile);
   }
   __device__ void advance() {
     weight_ += S::kDepth;
@@ -176,7 +126,7 @@ class UnitsOfThread {
 template <class S>
 class CopyRing : UnitsOfThread<S> {
   using Base = UnitsOfThread<S>;
-  using Base::next_, Base::p_, Base::scales_;
+  using Base::next_, Base::p_;
   static constexpr int kPrefetchStages = S::kStages - 1;
 
  public:
@@ -186,8 +136,6 @@ class CopyRing : UnitsOfThread<S> {
     CopyRing ahead = *this;
     for (int s = 0; s < kPrefetchStages && ahead.next_.left > 0; ++s) {
       ahead.copy_weight();
-      ahead.scales_.fetch(ahead.next_.slot, ahead.next_.at.step);
-      ahead.scales_.keep();
       ahead.advance();
     }
   }
@@ -203,13 +151,11 @@ class CopyRing : UnitsOfThread<S> {
   __device__ void wait() {
     wait_copies<kPrefetchStages - 1>();
     if constexpr (S::kWgmma) publish_to_wgmma();
-    scales_.keep();
   }
   __device__ void refill() {
     if (next_.left > 0) {
       copy_weight();
       copy_x();
-      scales_.fetch(next_.slot, next_.at.step);
       Base::advance();
     }
     commit_copies();
@@ -250,7 +196,7 @@ class CopyRing : UnitsOfThread<S> {
 template <class S>
 class RegisterRing : UnitsOfThread<S> {
   using Base = UnitsOfThread<S>;
-  using Base::next_, Base::p_, Base::scales_;
+  using Base::next_, Base::p_;
   uint4 weight_ahead_[Base::kWeightUnits], x_ahead_[Base::kXUnits];
   uint32_t stage_ = 0;  // they are for this one
   bool ahead_ = false;
@@ -275,7 +221,6 @@ class RegisterRing : UnitsOfThread<S> {
     Base::each_x([&](int i, uint32_t, const uint16_t* from, bool wanted) {
       if (wanted) x_ahead_[i] = whole ? *reinterpret_cast<const uint4*>(from) : gather(from, bytes);
     });
-    scales_.fetch(next_.slot, next_.at.step);
     stage_ = Base::stage();
     ahead_ = true;
     Base::advance();
@@ -289,7 +234,6 @@ class RegisterRing : UnitsOfThread<S> {
       if (Base::kXThreads == S::kThreads || threadIdx.x < Base::kXThreads)
         store_shared16(stage_ + place, x_ahead_[i]);
     });
-    scales_.keep();
     ahead_ = false;
   }
 };

@@ -10,6 +10,18 @@ enum class Family { kSm75, kSm80, kSm90, kSm90a };
 enum class Half { kBF16, kF16 };   // of activations
 enum class Code { kE4M3, kE5M2 };  // of weights
 
+// What selects a kernel beside its shape.
+struct Operands {
+  Half half;
+  Code code;
+  int group;  // k of one scale: 128, 32, or 0 where a row has one
+
+  // MX scales go into the decoding of the codes, for which bf16 alone has the exponents (mx_factor.h).
+  constexpr bool folds() const { return group == 32 && half == Half::kBF16; }
+  // Sums of each group of k are multiplied by its scale and added to others.
+  constexpr bool promotes() const { return group != 0 && !folds(); }
+};
+
 struct Shape {
   int warps_n, warps_k;  // along outputs and k
   int tiles16, tiles8;   // products of 16 outputs x 8 tokens of a warp
@@ -48,23 +60,23 @@ inline constexpr std::array<Shape, kShapeCount> kShapes{{
     {4, 1, 2, 4, 2, 4, 2},         // 128 x 32
     {4, 1, 2, 8, 2, 3, 2},         // 128 x 64
     {4, 1, 2, 16, 1, 4, 2},        // 128 x 128
-    {8, 1, 1, 16, 1, 4, 1},        // 128 x 128 where groups of k double the sums that a thread holds
+    {8, 1, 1, 16, 1, 4, 1},        // 128 x 128 where promoted groups of k double the sums of a thread
     {8, 1, 1, 2, 2, 5, 2, true},   // wgmma: 128 x 16
     {8, 1, 1, 4, 2, 4, 2, true},   // 128 x 32
     {8, 1, 1, 8, 2, 3, 2, true},   // 128 x 64
     {8, 1, 1, 16, 1, 4, 2, true},  // 128 x 128
-    {8, 1, 1, 16, 2, 4, 1, true},  // 128 x 128 with groups
+    {8, 1, 1, 16, 2, 4, 1, true},  // 128 x 128, promoted
 }};
 
 // What is instantiated: the tile of 128 tokens in the form that its sums allow; for e5m2 weights, which few
 // checkpoints have, two shapes; and for Turing, whose blocks have 64 KB and whose registers stand in for the
 // ring, the shapes that fit.
-constexpr bool has_shape(Family family, Code code, int group, ShapeId shape) {
+constexpr bool has_shape(Family family, const Operands& operands, ShapeId shape) {
   if (kShapes[shape].wgmma != (family == Family::kSm90a)) return false;
   const bool large = shape == kTokens128 || shape == kWarpgroup128;
   const bool grouped = shape == kTokens128Grouped || shape == kWarpgroup128Grouped;
-  if ((large && group != 0) || (grouped && group == 0)) return false;
-  if (code == Code::kE5M2) {
+  if ((large && operands.promotes()) || (grouped && !operands.promotes())) return false;
+  if (operands.code == Code::kE5M2) {
     return shape == kWide16 || shape == kTokens32 || shape == kWarpgroup16 || shape == kWarpgroup32;
   }
   return family != Family::kSm75 || shape == kWide8 || shape == kWide16 || shape == kTokens32;
@@ -78,38 +90,30 @@ constexpr int shared_limit(Family family) {
   return family == Family::kSm75 ? 64 << 10 : family == Family::kSm80 ? 99 << 10 : 227 << 10;
 }
 
-// Shared memory of a shape: a stage holds weights, x in 16 bit and a scale of 4 bytes for each row and group
-// of k; beside the ring meet the sums of warps that share k.
-constexpr int groups_of_stage(const Shape& s, int group) {
-  return group == 0 ? 0 : s.depth() > group ? s.depth() / group : 1;
-}
-// wgmma's swizzle of x counts from multiples of 1024 bytes.
-constexpr int stage_bytes(const Shape& s, int group) {
-  const int bytes =
-      s.rows() * s.depth() + s.tokens() * s.depth() * 2 + groups_of_stage(s, group) * s.rows() * 4;
-  return s.wgmma ? (bytes + 1023) / 1024 * 1024 : bytes;
-}
+// Shared memory of a shape: a stage holds weights and x in 16 bit; beside the ring meet the sums of warps
+// that share k. wgmma's swizzle of x counts from multiples of 1024 bytes, which both are.
+constexpr int stage_bytes(const Shape& s) { return s.rows() * s.depth() + s.tokens() * s.depth() * 2; }
 constexpr int sum_pitch(const Shape& s) {
   return s.rows() + 4;
 }  // the padding spreads a fragment over the banks
 constexpr int sum_bytes(const Shape& s) { return s.warps_k * s.tokens() * sum_pitch(s) * 4; }
 // Without cp.async registers hold what is on the way, so two stages are all. On Hopper, whose multiprocessors
 // have 228 KB, as many as let all `blocks` be there together.
-constexpr int stages_of(const Shape& s, Family family, int group) {
+constexpr int stages_of(const Shape& s, Family family) {
   const int beside = (s.warps_k == 1 ? 0 : sum_bytes(s));
   const int of_block =
       family < Family::kSm90 ? shared_limit(family) : (228 << 10) / s.blocks - kReservedBytes;
-  const int fit = (of_block - beside) / stage_bytes(s, group);
+  const int fit = (of_block - beside) / stage_bytes(s);
   const int wanted = family == Family::kSm75 ? 2 : s.stages;
   return fit < wanted ? fit : wanted;
 }
 // The ring, then the sums of warps that share k. Other sums meet over the ring.
-constexpr int sums_offset(const Shape& s, Family family, int group) {
-  const int ring = stages_of(s, family, group) * stage_bytes(s, group);
+constexpr int sums_offset(const Shape& s, Family family) {
+  const int ring = stages_of(s, family) * stage_bytes(s);
   return s.warps_k == 1 && ring < sum_bytes(s) ? sum_bytes(s) : ring;
 }
-constexpr int shared_bytes(const Shape& s, Family family, int group) {
-  return sums_offset(s, family, group) + (s.warps_k == 1 ? 0 : sum_bytes(s));
+constexpr int shared_bytes(const Shape& s, Family family) {
+  return sums_offset(s, family) + (s.warps_k == 1 ? 0 : sum_bytes(s));
 }
 
 }  // namespace anyfp8::tile

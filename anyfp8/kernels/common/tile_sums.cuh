@@ -162,13 +162,18 @@ class TileSums {
     return true;
   }
 
-  __device__ float row_scale(int n) const { return scale_at(p_, scale_row(p_, n), 0); }
+  // What the sums of an output still have to be multiplied by.
+  __device__ float row_scale(int n) const {
+    if constexpr (S::kPromotes) return 1;
+    if constexpr (S::kFolds) return power_of_2(mx_base(S::kMxPower, __float_as_uint(__ldg(p_.max_scale))));
+    return scale_at(p_, scale_row(p_, n), 0);
+  }
   // Not left to the compiler to fuse or not: a row's bits must be those of every other shape.
   static __device__ float scaled(float sum, float scale, float bias) {
-    return __fadd_rn(S::kGroup == 0 ? __fmul_rn(sum, scale) : sum, bias);
+    return __fadd_rn(S::kPromotes ? sum : __fmul_rn(sum, scale), bias);
   }
   __device__ float scaled(float sum, int n) const {
-    return scaled(sum, S::kGroup == 0 ? row_scale(n) : 1.0f, p_.bias == nullptr ? -0.0f : p_.bias[n]);
+    return scaled(sum, row_scale(n), p_.bias == nullptr ? -0.0f : p_.bias[n]);
   }
   __device__ void store(int m, int n, float value) const {
     p_.y[static_cast<int64_t>(m) * p_.y_stride + n] =
@@ -190,7 +195,7 @@ class TileSums {
       for (int h = 0; h < 2; ++h) {
         const int tile_n = n0 + place_.row(r) + 8 * h;
         const int row = min(tile_n + place_.g, p_.n - 1);
-        const float scale = S::kGroup == 0 ? row_scale(row) : 1.0f;
+        const float scale = row_scale(row);
         const float bias = p_.bias == nullptr ? -0.0f : p_.bias[row];  // adding -0 changes nothing
 #pragma unroll
         for (int j = 0; j < S::kTiles8; ++j) {

@@ -10,7 +10,7 @@ namespace anyfp8::tile {
 
 template <Family kFamily, Half kHalf, Code kCode, int kGroup, ShapeId kShape>
 const void* kernel_if_there() {
-  if constexpr (has_shape(kFamily, kCode, kGroup, kShape)) {
+  if constexpr (has_shape(kFamily, {kHalf, kCode, kGroup}, kShape)) {
     return reinterpret_cast<const void*>(&tile_w8a16<TileShape<kFamily, kHalf, kCode, kGroup, kShape>>);
   } else {
     return nullptr;
