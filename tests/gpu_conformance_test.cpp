@@ -51,10 +51,9 @@ std::optional<tile::Plan> tile_plan(const Kernel& kernel, const Device& device, 
                                     int64_t m) {
   const bool wgmma = kernel.name == "cuda_wgmma_w8a16";
   if (!wgmma && kernel.name != "cuda_mma_w8a16") return std::nullopt;
-  const QuantKey& key = config.scheme.weight;
-  const tile::Code code = key.dtype == DType::kE4M3 ? tile::Code::kE4M3 : tile::Code::kE5M2;
-  return tile::make_plan({config.n, config.k, m, code, key.group.cols, config.policy == Policy::kInvariant},
-                         wgmma ? tile::wgmma_card(device) : tile::mma_card(device));
+  return tile::make_plan(
+      {config.n, config.k, m, tile::operands_of(config), config.policy == Policy::kInvariant},
+      wgmma ? tile::wgmma_card(device) : tile::mma_card(device));
 }
 
 class GpuConformance : public GpuKernel {
@@ -146,6 +145,25 @@ TEST_P(GpuConformance, ManyTiles) {
         expect_right(layer, m, 0, 0, random);
         if (HasFatalFailure() || HasNonfatalFailure()) return;
       }
+    }
+  }
+}
+
+// Scales of several tiles of a block, each of more k than a warp holds scales for (512).
+TEST_P(GpuConformance, ManyTilesWithScalesAlongK) {
+  std::mt19937 random(12);
+  for (const QuantKey& key :
+       {QuantKey{.group = kGroup128}, QuantKey{.group = kMx32, .scale_dtype = DType::kE8M0}}) {
+    const LinearConfig config = half_config(40000, 680, key, DType::kBF16, false);
+    if (!can_implement(kernel(), config, device_)) continue;
+    const Layer layer = random_layer(config, random);
+    for (const int64_t m : {3, 40}) {
+      const auto plan = tile_plan(kernel(), device_, config, m);
+      if (plan) {
+        EXPECT_GT(plan->tiles, plan->blocks) << "no block has two tiles, m = " << m;
+      }
+      expect_right(layer, m, 0, 0, random);
+      if (HasFatalFailure() || HasNonfatalFailure()) return;
     }
   }
 }
@@ -311,6 +329,30 @@ TEST_P(GpuConformance, ScalesFarApartAndAboveOneHold) {
       }
       encode(key.dtype, layer.weight.data(), 0, 448);  // times its scale: 149094 or 229376
       for (const int64_t m : {1, 30, 500}) expect_right(layer, m, 0, 0, random, 0.02f);
+      if (HasFatalFailure() || HasNonfatalFailure()) return;
+    }
+  }
+}
+
+// Powers of two go into the decoding of codes, whose range ends: rows of large scales only, rows of scales
+// 2^-60 of these only, and rows with both and all between, under a largest scale that a model has and one
+// that none has.
+TEST_P(GpuConformance, MxScalesAsFarApartAsBf16GoesAreExact) {
+  std::mt19937 random(13);
+  for (const DType dtype : {DType::kE4M3, DType::kE5M2}) {
+    const QuantKey key{.dtype = dtype, .group = kMx32, .scale_dtype = DType::kE8M0};
+    const LinearConfig config = half_config(136, 1056, key, DType::kBF16, false);
+    if (!can_implement(kernel(), config, device_)) continue;
+    for (const int64_t largest : {120, 134, 187}) {
+      Layer layer = random_layer(config, random);
+      for (int64_t row = 0; row < layer.grid.rows; ++row) {
+        for (int64_t column = 0; column < layer.grid.cols; ++column) {
+          const int64_t down = row % 3 == 0 ? 0 : row % 3 == 1 ? 60 : column * 7 % 61;
+          layer.scale[static_cast<size_t>(row * layer.grid.cols + column)] =
+              static_cast<uint8_t>(largest - down);
+        }
+      }
+      for (const int64_t m : {1, 12, 30, 60, 200}) expect_right(layer, m, 0, 0, random);
       if (HasFatalFailure() || HasNonfatalFailure()) return;
     }
   }

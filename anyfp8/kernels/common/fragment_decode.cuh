@@ -76,10 +76,11 @@ inline __device__ void decode(uint32_t (&a)[4], uint32_t q0, uint32_t q1) {
   }
 }
 
-// MX in bf16: the factor of group `group` (0 to 3) of four, twice; `exponents`: four scales as bytes plus
-// mx_exponents().
+// MX: the factor, twice, of group `group` of the four whose biased exponents (MxRule::offset()) are the bytes
+// of `exponents`.
+template <Half kHalf>
 inline __device__ uint32_t mx_factor(uint32_t exponents, int group) {
-  return __byte_perm(exponents, 0, 0x4040 + 0x0101 * group) << 7;
+  return __byte_perm(exponents, 0, 0x4040 + 0x0101 * group) << (kHalf == Half::kBF16 ? 7 : 10);
 }
 
 }  // namespace anyfp8::tile

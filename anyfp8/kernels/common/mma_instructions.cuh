@@ -35,6 +35,10 @@ inline __device__ uint4 load_stream(const void* from) {  // read once: leaves th
   return v;
 }
 
+inline __device__ void prefetch_to_l2(const void* from) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
+}
+
 inline __device__ uint4 load_shared16(uint32_t from) {
   uint4 v;
   asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"

@@ -4,6 +4,11 @@
 
 namespace anyfp8::tile {
 
+// So many of something for each of a number of blocks, and for the first `more` of them one more.
+struct Shares {
+  int each, more;
+};
+
 // All that a launch of a tile kernel reads. Pointers are of the device; strides in elements.
 struct TileArguments {
   const uint8_t* weight;  // [n, pitch] k64_shuffled
@@ -17,11 +22,13 @@ struct TileArguments {
   float* partials;    // [tiles, splits, outputs of a tile], where parts meet in scratch; and
   uint32_t* arrived;  // [tiles], how many parts of a tile are there; zero at first
   int n, k, m;
-  int group_rows;          // outputs of one scale; 0: all
-  int scale_columns;       // of one row of scales
-  int tiles, token_tiles;  // in all, along tokens
+  int group_rows;     // outputs of one scale; 0: all
+  int scale_columns;  // of one row of scales
+  int token_tiles;
   int steps;               // stages of a tile
   int splits;              // blocks that share the k of a tile
+  Shares tiles;            // of blocks, without a split;
+  Shares units;            // of the k of a tile, of those that share it: 128 k, or a longer stage
   const float* max_scale;  // the largest of all
   bool scale_e8m0;
   bool scale_fours;       // rows of e8m0 scales begin at multiples of 4 bytes

@@ -67,6 +67,8 @@ class TileProduct {
 
   // The products of one stage: this warp's rows and tokens of its chunks. The sums of a group of k are added
   // to the others with its scale where it ends: inside the stage, or behind it if `group_ends` says so.
+  // kFarApart: MX scales, some of them too far from the largest.
+  template <bool kFarApart>
   __device__ void multiply(uint32_t stage, const TileScales<S>& scales, bool group_ends) {
 #pragma unroll
     for (int c = 0; c < S::kChunks; ++c) {
@@ -78,9 +80,9 @@ class TileProduct {
           q[r][h] = load_shared16(weight_at(stage, c, (S::kWgmma ? 64 : 16) * r + 8 * h));
       }
       if constexpr (S::kWgmma) {
-        multiply_by_wgmma(q, stage, scales, c, group_ends);
+        multiply_by_wgmma<kFarApart>(q, stage, scales, c, group_ends);
       } else {
-        multiply_by_mma(q, stage, scales, c, group_ends);
+        multiply_by_mma<kFarApart>(q, stage, scales, c, group_ends);
       }
     }
   }
@@ -94,6 +96,7 @@ class TileProduct {
   }
 
  private:
+  template <bool kFarApart>
   __device__ void multiply_by_mma(const uint4 (&q)[S::kTiles16][2], uint32_t stage,
                                   const TileScales<S>& scales, int c, bool group_ends) {
     uint32_t two_steps[4];
@@ -101,20 +104,23 @@ class TileProduct {
     for (int s = 0; s < 4; ++s) {
       uint32_t b[S::kTiles8][2];
       load_tokens(b, two_steps, stage, c, s);
+      if constexpr (kFarApart) shift_sums(scales, c * 4 + s, s % 2 == 0 ? 1 : 0);
 #pragma unroll
       for (int r = 0; r < S::kTiles16; ++r) {
         uint32_t a[4];
-        decode_step(a, q[r], s, scales, r, c);
+        decode_step<kFarApart>(a, q[r], s, scales, r, c);
 #pragma unroll
         for (int j = 0; j < S::kTiles8; ++j) {
-          auto& sums = sums_of(r, j, s);
+          auto& sums = sums_of(r, j, kFarApart ? 0 : s);
           multiply_add<S::kFamily, S::kHalf>(sums, a, b[j][0], b[j][1]);
         }
       }
       if (ends_group(c * 4 + s, group_ends)) add_group(scales, c * 4 + s);
+      if constexpr (kFarApart) shift_sums(scales, c * 4 + s, s % 2 == 1 ? -1 : 0);
     }
   }
   // A chunk by wgmma: one step's codes are decoded while the product of the step before is under way.
+  template <bool kFarApart>
   __device__ void multiply_by_wgmma(const uint4 (&q)[S::kTiles16][2], uint32_t stage,
                                     const TileScales<S>& scales, int c, bool group_ends) {
     const uint64_t tokens = token_descriptor(stage + S::kWeightBytes + c * S::kTokens * 128);
@@ -123,7 +129,11 @@ class TileProduct {
       auto& a = fragments_[s % 2];
 #pragma unroll
       for (int r = 0; r < S::kTiles16; ++r) {
-        decode_step(a[r], q[r], s, scales, r, c);
+        decode_step<kFarApart>(a[r], q[r], s, scales, r, c);
+      }
+      if constexpr (kFarApart) {
+        wait_wgmma<0>();
+        shift_sums(scales, c * 4 + s, s % 2 == 0 ? 1 : 0);
       }
       begin_wgmma();
 #pragma unroll
@@ -134,6 +144,10 @@ class TileProduct {
       if (ends_group(c * 4 + s, group_ends)) {
         wait_wgmma<0>();
         add_group(scales, c * 4 + s);
+      }
+      if constexpr (kFarApart) {
+        wait_wgmma<0>();
+        shift_sums(scales, c * 4 + s, s % 2 == 1 ? -1 : 0);
       }
       // The fragments of the step before are free. Behind a stage nothing may be under way: its place is
       // filled again. Keeping a stage back for that instead was up to 5 % slower (H200, m = 64) and never
@@ -147,10 +161,14 @@ class TileProduct {
   }
 
   // The fragment of step s of chunk c, of product r.
+  template <bool kFarApart>
   static __device__ void decode_step(uint32_t (&a)[4], const uint4 (&q)[2], int s,
                                      const TileScales<S>& scales, int r, int c) {
     const uint32_t q0 = word(q[0], s), q1 = word(q[1], s);
-    if constexpr (S::kFolds) {
+    if constexpr (kFarApart) {
+      decode<S::kFamily, S::kHalf, S::kCode>(a, q0, q1, scales.shifted_factor(r, 0, c * 4 + s),
+                                             scales.shifted_factor(r, 1, c * 4 + s));
+    } else if constexpr (S::kFolds) {
       decode<S::kFamily, S::kHalf, S::kCode>(a, q0, q1, scales.factor(r, 0, c * 4 + s),
                                              scales.factor(r, 1, c * 4 + s));
     } else {
@@ -208,6 +226,20 @@ class TileProduct {
     }
   }
 
+  // All sums by 2^shift of the group of step s, or back; direction 0: nothing.
+  __device__ void shift_sums(const TileScales<S>& scales, int s, int direction) {
+    if (direction == 0) return;
+#pragma unroll
+    for (int r = 0; r < S::kTiles16; ++r) {
+      const float factor[2] = {power_of_2(direction * scales.shift(r, 0, s)),
+                               power_of_2(direction * scales.shift(r, 1, s))};
+#pragma unroll
+      for (int j = 0; j < S::kTiles8; ++j) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) acc[r][j][i] = __fmul_rn(acc[r][j][i], factor[i / 2]);
+      }
+    }
+  }
   // Behind step s of the stage.
   __device__ void add_group(const TileScales<S>& scales, int s) {
 #pragma unroll
@@ -232,42 +264,47 @@ __global__ void __launch_bounds__(S::kThreads, S::kShape.blocks)
   const uint32_t shared = shared_address(memory);
   using Ring = std::conditional_t<S::kFamily == Family::kSm75, RegisterRing<S>, CopyRing<S>>;
 
-  // This block's work.
-  const bool alone = p.splits == 1;
-  const int rank = alone ? 0 : blockIdx.x % p.splits;
-  const auto tile_of = [&](int64_t block) { return static_cast<int>(p.tiles * block / gridDim.x); };
-  int tile = alone ? tile_of(blockIdx.x) : blockIdx.x / p.splits;
-  const int past = alone ? tile_of(int64_t{blockIdx.x} + 1) : tile + 1;
-  const int first_step = part_begin<S>(p, rank), last_step = part_begin<S>(p, rank + 1);
-  const int count = (past - tile) * (last_step - first_step);
-
-  TileScales<S> scales(p, tile, past, first_step, last_step);
-  Ring ring(p, shared, Requests<S>{{tile, first_step, first_step, last_step}, count});
+  const Work work = work_of_block<S>(p);
+  Ring ring(p, shared, work);
   ring.begin_weights();  // do not depend on the kernel before this one
+  TileScales<S> scales(p, work);
   wait_for_inputs<S::kFamily>();
   ring.begin_x();
   let_next_kernel_start<S::kFamily>();
 
-  const TileSums<S> sums(p, shared);
-  TileProduct<S> product;
-  int step = first_step, slot = 0;
-  for (int i = 0; i < count; ++i) {
-    ring.wait();
+  const auto synchronise = [](bool far_apart) {
+    if constexpr (S::kMayBeFarApart) return __syncthreads_or(far_apart) != 0;
     __syncthreads();
-    ring.refill();
-    scales.begin_stage(step);
-    ++step;
-    product.multiply(shared + slot * S::kStageBytes, scales,
-                     step == last_step || step * S::kDepth % (S::kGroup == 0 ? 64 : S::kGroup) == 0);
-    ring.keep();
-    slot = slot + 1 == S::kStages ? 0 : slot + 1;
-    if (step == last_step) {
-      product.join();
-      sums.finish(product.acc, tile, rank);
-      product.clear();
-      step = first_step;
-      ++tile;
+    return false;
+  };
+  const TileSums<S> sums(p, shared, scales.base());
+  TileProduct<S> product;
+  int slot = 0;
+  for (int tile = work.first_tile; tile < work.past_tile; ++tile) {
+    sums.prefetch(tile);
+    for (int step = work.first_step; step < work.last_step;) {
+      scales.turn();
+      const int turn = step, end = min(step + TileScales<S>::kStepsOfTurn, work.last_step);
+      while (step < end) {
+        ring.wait();
+        const bool far_apart = synchronise(scales.begin_stage(step - turn));
+        ring.refill();
+        ++step;
+        const uint32_t stage = shared + slot * S::kStageBytes;
+        const bool group_ends =
+            step == work.last_step || step * S::kDepth % (S::kGroup == 0 ? 64 : S::kGroup) == 0;
+        if (far_apart) {
+          product.template multiply<S::kMayBeFarApart>(stage, scales, group_ends);
+        } else {
+          product.template multiply<false>(stage, scales, group_ends);
+        }
+        ring.keep();
+        slot = slot + 1 == S::kStages ? 0 : slot + 1;
+      }
     }
+    product.join();
+    sums.finish(product.acc, tile, work.rank);
+    product.clear();
   }
   if constexpr (S::kFamily != Family::kSm75) wait_copies<0>();
 }

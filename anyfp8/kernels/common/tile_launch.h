@@ -8,13 +8,13 @@ namespace anyfp8::tile {
 
 // The kernels of a family, or null where has_shape() says no; each is defined in a file of that family's
 // name.
-const void* kernel_sm75_f16(Code code, int group, ShapeId shape);
-const void* kernel_sm80_bf16(Code code, int group, ShapeId shape);
-const void* kernel_sm80_f16(Code code, int group, ShapeId shape);
-const void* kernel_sm90_bf16(Code code, int group, ShapeId shape);
-const void* kernel_sm90_f16(Code code, int group, ShapeId shape);
-const void* kernel_sm90a_bf16(Code code, int group, ShapeId shape);
-const void* kernel_sm90a_f16(Code code, int group, ShapeId shape);
+const void* kernel_sm75_f16(Code code, Scaling scaling, ShapeId shape);
+const void* kernel_sm80_bf16(Code code, Scaling scaling, ShapeId shape);
+const void* kernel_sm80_f16(Code code, Scaling scaling, ShapeId shape);
+const void* kernel_sm90_bf16(Code code, Scaling scaling, ShapeId shape);
+const void* kernel_sm90_f16(Code code, Scaling scaling, ShapeId shape);
+const void* kernel_sm90a_bf16(Code code, Scaling scaling, ShapeId shape);
+const void* kernel_sm90a_f16(Code code, Scaling scaling, ShapeId shape);
 
 // Loads every kernel that apply() may launch for a layer, on the current device: a first use takes memory,
 // and on a card without machine code of its own seconds.

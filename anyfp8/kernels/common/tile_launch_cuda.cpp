@@ -9,31 +9,23 @@
 namespace anyfp8::tile {
 namespace {
 
-const void* kernel_of(Family family, Half half, Code code, int group, ShapeId shape) {
-  const bool bf16 = half == Half::kBF16;
+const void* kernel_of(Family family, const Operands& o, ShapeId shape) {
+  const bool bf16 = o.half == Half::kBF16;
   switch (family) {
-    case Family::kSm75: return bf16 ? nullptr : kernel_sm75_f16(code, group, shape);
-    case Family::kSm80: return (bf16 ? kernel_sm80_bf16 : kernel_sm80_f16)(code, group, shape);
-    case Family::kSm90: return (bf16 ? kernel_sm90_bf16 : kernel_sm90_f16)(code, group, shape);
-    default: return (bf16 ? kernel_sm90a_bf16 : kernel_sm90a_f16)(code, group, shape);
+    case Family::kSm75: return bf16 ? nullptr : kernel_sm75_f16(o.code, o.scaling, shape);
+    case Family::kSm80: return (bf16 ? kernel_sm80_bf16 : kernel_sm80_f16)(o.code, o.scaling, shape);
+    case Family::kSm90: return (bf16 ? kernel_sm90_bf16 : kernel_sm90_f16)(o.code, o.scaling, shape);
+    default: return (bf16 ? kernel_sm90a_bf16 : kernel_sm90a_f16)(o.code, o.scaling, shape);
   }
-}
-
-Operands operands_of(const LinearConfig& config) {
-  return {config.in == DType::kBF16 ? Half::kBF16 : Half::kF16,
-          config.scheme.weight.dtype == DType::kE4M3 ? Code::kE4M3 : Code::kE5M2,
-          config.scheme.weight.group.cols};
 }
 
 // The kernel, loaded and allowed its shared memory on the current device: both once for each kernel and
 // device.
 const void* ready_kernel(Family family, const Operands& o, ShapeId shape) {
-  const void* kernel = kernel_of(family, o.half, o.code, o.group, shape);
-  static std::atomic<uint64_t> ready[4][2][2][3][kShapeCount];
+  const void* kernel = kernel_of(family, o, shape);
+  static std::atomic<uint64_t> ready[4][2][2][kScalings][kShapeCount];
   std::atomic<uint64_t>& devices = ready[static_cast<int>(family)][static_cast<int>(o.half)]
-                                        [static_cast<int>(o.code)][o.group == 0     ? 0
-                                                                   : o.group == 128 ? 1
-                                                                                    : 2][shape];
+                                        [static_cast<int>(o.code)][static_cast<int>(o.scaling)][shape];
   int index = 0;
   ANYFP8_CUDA_CHECK(cudaGetDevice(&index));
   const uint64_t bit = uint64_t{1} << (index % 64);
@@ -52,7 +44,12 @@ bool begins_at_multiples_of(uintptr_t bytes, const void* data, int64_t row_strid
 // Queues the work of `plan` on the current device.
 void launch(const Plan& plan, Family family, const Operands& operands, TileArguments arguments,
             Stream stream) {
-  arguments.tiles = static_cast<int>(plan.tiles);
+  const auto shares = [](int64_t all, int64_t blocks) {
+    return Shares{static_cast<int>(all / blocks), static_cast<int>(all % blocks)};
+  };
+  const int64_t unit = std::max(1, 128 / kShapes[plan.shape].depth());
+  arguments.tiles = shares(plan.tiles, plan.blocks);
+  arguments.units = shares((plan.steps + unit - 1) / unit, plan.splits);
   arguments.token_tiles = static_cast<int>(plan.token_tiles);
   arguments.steps = static_cast<int>(plan.steps);
   arguments.splits = plan.splits;

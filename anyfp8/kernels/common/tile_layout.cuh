@@ -9,16 +9,18 @@
 // What the parts of the tile kernel share: its numbers, and where things lie in a stage of the ring.
 namespace anyfp8::tile {
 
-template <Family kFamily_, Half kHalf_, Code kCode_, int kGroup_, ShapeId kShape_>
+template <Family kFamily_, Half kHalf_, Code kCode_, Scaling kScaling_, ShapeId kShape_>
 struct TileShape {
   static constexpr Shape kShape = kShapes[kShape_];
   static constexpr Family kFamily = kFamily_;
   static constexpr Half kHalf = kHalf_;
   static constexpr Code kCode = kCode_;
-  static constexpr int kGroup = kGroup_;
-  static constexpr bool kFolds = Operands{kHalf, kCode, kGroup}.folds();
-  static constexpr bool kPromotes = Operands{kHalf, kCode, kGroup}.promotes();
-  static constexpr int kMxPower = kCode == Code::kE4M3 ? kMxPowerOfE4M3 : kMxPowerOfE5M2;
+  static constexpr Scaling kScaling = kScaling_;
+  // k of one scale; 0: all.
+  static constexpr int kGroup = kScaling == Scaling::kRow ? 0 : kScaling == Scaling::k128 ? 128 : 32;
+  static constexpr bool kPromotes = promotes(kScaling), kFolds = kScaling == Scaling::kMx;
+  static constexpr bool kMayBeFarApart = kFolds && kHalf == Half::kF16;
+  static ANYFP8_HOST_DEVICE constexpr MxRule mx_rule() { return MxRule::of(kHalf, kCode); }
   static constexpr int kWarpsN = kShape.warps_n, kWarpsK = kShape.warps_k;
   static constexpr int kTiles16 = kShape.tiles16, kTiles8 = kShape.tiles8, kChunks = kShape.chunks;
   static constexpr int kThreads = kShape.threads(), kRows = kShape.rows(), kTokens = kShape.tokens();
@@ -36,25 +38,44 @@ struct TileShape {
   static_assert(kWeightBytes % (16 * kThreads) == 0 && (kOutputs % kThreads == 0 || kOutputs < kThreads));
 };
 
+// Divisions take a hundred cycles before a block's first load, and most are by 1.
+inline __device__ int divide(int a, int b) {
+  return b == 1 ? a : static_cast<int>(static_cast<uint32_t>(a) / static_cast<uint32_t>(b));
+}
+
 // The order of tiles: those of the same outputs one after the other, so that their weights are still in the
 // L2 cache.
 template <class S>
 inline __device__ int first_row(const TileArguments& p, int tile) {
-  return tile / p.token_tiles * S::kRows;
+  return divide(tile, p.token_tiles) * S::kRows;
 }
 template <class S>
 inline __device__ int first_token(const TileArguments& p, int tile) {
-  return tile % p.token_tiles * S::kTokens;
+  return p.token_tiles == 1 ? 0 : tile % p.token_tiles * S::kTokens;
 }
 
-// The first step of a part of a tile. Parts begin at multiples of 128 k, or of a longer stage: at the same k
-// in every shape of up to 128, as an invariant plan needs them, which takes those in which one warp sums all
-// of a part.
+// What a block has to do: of each of its tiles the stages from first_step to last_step.
+struct Work {
+  int first_tile, past_tile, first_step, last_step;
+  int rank;  // of its part of the k of a tile
+  __device__ int stages() const { return (past_tile - first_tile) * (last_step - first_step); }
+};
+
+// Parts begin at multiples of 128 k, or of a longer stage: at the same k in every shape of up to 128, as an
+// invariant plan needs them, which takes those in which one warp sums all of a part.
 template <class S>
-inline __device__ int part_begin(const TileArguments& p, int rank) {
+inline __device__ Work work_of_block(const TileArguments& p) {
+  const int block = blockIdx.x;
+  if (p.splits == 1) {
+    const auto tiles_before = [&](int b) { return p.tiles.each * b + min(b, p.tiles.more); };
+    return {tiles_before(block), tiles_before(block + 1), 0, p.steps, 0};
+  }
   constexpr int kUnit = S::kDepth < 128 ? 128 / S::kDepth : 1;
-  const int units = (p.steps + kUnit - 1) / kUnit;
-  return min(static_cast<int>(static_cast<int64_t>(units) * rank / p.splits) * kUnit, p.steps);
+  const auto steps_before = [&](int rank) {
+    return min((p.units.each * rank + min(rank, p.units.more)) * kUnit, p.steps);
+  };
+  const int tile = divide(block, p.splits), rank = block - tile * p.splits;
+  return {tile, tile + 1, steps_before(rank), steps_before(rank + 1), rank};
 }
 
 // Where 16-byte unit `unit` of a row's stage lies, [row][chunks]. A warp reads 8 rows of one 64-byte chunk, 4
@@ -88,7 +109,7 @@ inline __device__ float scale_at(const TileArguments& p, int row, int column) {
 }
 // The row of scales of an output.
 inline __device__ int scale_row(const TileArguments& p, int n) {
-  return p.group_rows == 0 ? 0 : n / p.group_rows;
+  return p.group_rows == 0 ? 0 : divide(n, p.group_rows);
 }
 
 }  // namespace anyfp8::tile

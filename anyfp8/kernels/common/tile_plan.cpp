@@ -82,6 +82,16 @@ size_t most_scratch_bytes(const Card& card) {
   return most;
 }
 
+Operands operands_of(const LinearConfig& config) {
+  const QuantKey& weight = config.scheme.weight;
+  const Scaling scaling = weight.group.cols == 0               ? Scaling::kRow
+                          : weight.group.cols == 128           ? Scaling::k128
+                          : weight.scale_dtype == DType::kE8M0 ? Scaling::kMx
+                                                               : Scaling::k32;
+  return {config.in == DType::kBF16 ? Half::kBF16 : Half::kF16,
+          weight.dtype == DType::kE4M3 ? Code::kE4M3 : Code::kE5M2, scaling};
+}
+
 int64_t tokens_at_once(const Plan& plan, const Card& card) {
   const int64_t tokens = kShapes[plan.shape].tokens(),
                 bytes = static_cast<int64_t>(plan.counter_bytes + plan.sum_bytes);

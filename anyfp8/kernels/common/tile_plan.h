@@ -5,6 +5,7 @@
 
 #include "anyfp8/device/device.h"
 #include "anyfp8/kernels/common/tile_shapes.h"
+#include "anyfp8/kernels/kernel.h"
 
 // How a call is cut into blocks: pure functions of numbers, tested without a card.
 namespace anyfp8::tile {
@@ -35,6 +36,9 @@ struct Card {
 // has 99 KB.
 Card mma_card(const Device& device);
 Card wgmma_card(const Device& device);
+
+// Of a layer that check_fused_w8a16() admits.
+Operands operands_of(const LinearConfig& config);
 
 Plan make_plan(const Problem& problem, const Card& card);
 

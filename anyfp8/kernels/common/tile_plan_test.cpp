@@ -13,8 +13,8 @@ namespace anyfp8::tile {
 namespace {
 
 constexpr Family kFamilies[] = {Family::kSm75, Family::kSm80, Family::kSm90, Family::kSm90a};
+constexpr Scaling kScalingsOfAll[] = {Scaling::kRow, Scaling::k128, Scaling::k32, Scaling::kMx};
 constexpr Code kCodes[] = {Code::kE4M3, Code::kE5M2};
-constexpr int kGroups[] = {0, 128, 32};
 constexpr int kSmCounts[] = {8, 40, 84, 108, 132};  // Orin, T4, 3090, A100, H200
 
 Card card_of(Family family, int sm_count) {
@@ -27,8 +27,9 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int part_unit(const Plan& plan) { return std::max(128, kShapes[plan.shape].depth()); }
 
 std::string text(const Problem& p, Family family, int sm_count) {
-  return fmt::format("{}x{}, m = {}, code {}, group {}{}, family {}, {} multiprocessors", p.n, p.k, p.m,
-                     static_cast<int>(p.code), p.group, p.invariant ? ", invariant" : "",
+  const Operands& o = p.operands;
+  return fmt::format("{}x{}, m = {}, code {}, scaling {}{}, family {}, {} multiprocessors", p.n, p.k, p.m,
+                     static_cast<int>(o.code), static_cast<int>(o.scaling), p.invariant ? ", invariant" : "",
                      static_cast<int>(family), sm_count);
 }
 
@@ -42,9 +43,9 @@ void for_each_layer(const std::function<void(Problem, Family, int sm_count)>& ch
       for (const Family family : kFamilies) {
         for (const int sm_count : kSmCounts) {
           for (const Code code : kCodes) {
-            for (const int group : kGroups) {
+            for (const Scaling scaling : kScalingsOfAll) {
               for (const bool invariant : {false, true}) {
-                check({n, k, 0, code, group, invariant}, family, sm_count);
+                check({n, k, 0, {Half::kF16, code, scaling}, invariant}, family, sm_count);
                 if (testing::Test::HasFailure()) return;
               }
             }
@@ -61,7 +62,7 @@ TEST(TilePlan, OfEveryProblemCanBeLaunchedAndCoversIt) {
       p.m = m;
       const Plan plan = make_plan(p, card_of(family, sm_count));
       const Shape& shape = kShapes[plan.shape];
-      ASSERT_TRUE(has_shape(family, p.code, p.group, plan.shape)) << text(p, family, sm_count);
+      ASSERT_TRUE(has_shape(family, p.operands, plan.shape)) << text(p, family, sm_count);
       ASSERT_EQ(plan.token_tiles, ceil_div(m, shape.tokens())) << text(p, family, sm_count);
       ASSERT_EQ(plan.tiles, ceil_div(p.n, shape.rows()) * plan.token_tiles) << text(p, family, sm_count);
       ASSERT_EQ(plan.steps, ceil_div(p.k, shape.depth())) << text(p, family, sm_count);
@@ -118,17 +119,20 @@ TEST(TilePlan, AnInvariantOneAddsInTheSameOrderForEveryM) {
   });
 }
 
+bool used(Family family, ShapeId shape) {
+  return std::any_of(std::begin(kScalingsOfAll), std::end(kScalingsOfAll), [&](Scaling scaling) {
+    return has_shape(family, {Half::kF16, Code::kE4M3, scaling}, shape);
+  });
+}
+
 TEST(TileShapes, FitTheSharedMemoryOfABlock) {
   for (const Family family : kFamilies) {
     for (int id = 0; id < kShapeCount; ++id) {
-      for (const int group : kGroups) {
-        if (!has_shape(family, Code::kE4M3, group, static_cast<ShapeId>(id))) continue;
-        const std::string what =
-            fmt::format("shape {}, group {}, family {}", id, group, static_cast<int>(family));
-        EXPECT_GE(stages_of(kShapes[id], family, group), 2) << what;
-        EXPECT_LE(shared_bytes(kShapes[id], family, group), shared_limit(family)) << what;
-        EXPECT_LE(kShapes[id].threads() * kShapes[id].blocks, family == Family::kSm75 ? 1024 : 1536) << what;
-      }
+      if (!used(family, static_cast<ShapeId>(id))) continue;
+      const std::string what = fmt::format("shape {}, family {}", id, static_cast<int>(family));
+      EXPECT_GE(stages_of(kShapes[id], family), 2) << what;
+      EXPECT_LE(shared_bytes(kShapes[id], family), shared_limit(family)) << what;
+      EXPECT_LE(kShapes[id].threads() * kShapes[id].blocks, family == Family::kSm75 ? 1024 : 1536) << what;
     }
   }
 }
@@ -138,11 +142,8 @@ TEST(TileShapes, FitTheSharedMemoryOfABlock) {
 TEST(TileShapes, AsManyBlocksAsPlannedFitAMultiprocessorOfHopper) {
   for (const Family family : {Family::kSm90, Family::kSm90a}) {
     for (int id = 0; id < kShapeCount; ++id) {
-      for (const int group : kGroups) {
-        if (!has_shape(family, Code::kE4M3, group, static_cast<ShapeId>(id))) continue;
-        const int bytes = shared_bytes(kShapes[id], family, group);
-        EXPECT_LE((bytes + 1024) * kShapes[id].blocks, 228 << 10) << "shape " << id << ", group " << group;
-      }
+      if (!used(family, static_cast<ShapeId>(id))) continue;
+      EXPECT_LE((shared_bytes(kShapes[id], family) + 1024) * kShapes[id].blocks, 228 << 10) << "shape " << id;
     }
   }
 }
@@ -161,11 +162,11 @@ constexpr char kOnH200[] = R"(
 layer            scales         m = 1         8        16        32        64       128       256
 4096x4096  mma   row          16x8/1    16x8/1   32x16/1  128x32/6  128x64/6 128x128/6 128x128/3
 4096x4096  mma   128x128      16x8/1    16x8/1   32x16/1  128x32/6  128x64/6 128x128/3 128x128/2
-4096x4096  mma   1x32         16x8/1    16x8/1   32x16/1  128x32/6  128x64/6 128x128/3 128x128/2
+4096x4096  mma   1x32         16x8/1    16x8/1   32x16/1  128x32/6  128x64/6 128x128/6 128x128/3
 4096x4096  mma   row, inv   128x16/3  128x16/3  128x16/3  128x32/3  128x64/3 128x128/3 128x128/3
 4096x4096  wgmma row        128x16/6  128x16/6  128x16/6  128x32/6  128x64/6 128x128/6 128x128/3
 4096x4096  wgmma 128x128    128x16/6  128x16/6  128x16/6  128x32/6  128x64/6 128x128/3 128x128/2
-4096x4096  wgmma 1x32       128x16/6  128x16/6  128x16/6  128x32/6  128x64/6 128x128/3 128x128/2
+4096x4096  wgmma 1x32       128x16/6  128x16/6  128x16/6  128x32/6  128x64/6 128x128/6 128x128/3
 4096x4096  wgmma row, inv   128x16/3  128x16/3  128x16/3  128x32/3  128x64/3 128x128/3 128x128/3
 28672x4096 mma   row         128x8/1   128x8/1  128x16/1  128x32/1  128x64/1 128x128/1 128x128/1
 28672x4096 mma   128x128     128x8/1   128x8/1  128x16/1  128x32/1  128x64/1 128x128/1 128x128/1
@@ -177,26 +178,27 @@ layer            scales         m = 1         8        16        32        64   
 28672x4096 wgmma row, inv   128x16/1  128x16/1  128x16/1  128x32/1  128x64/1 128x128/1 128x128/1
 4096x14336 mma   row          16x8/1    16x8/1   32x16/2  128x32/7  128x64/7 128x128/7 128x128/3
 4096x14336 mma   128x128      16x8/1    16x8/1   32x16/2  128x32/7  128x64/7 128x128/3 128x128/2
-4096x14336 mma   1x32         16x8/1    16x8/1   32x16/2  128x32/7  128x64/7 128x128/3 128x128/2
+4096x14336 mma   1x32         16x8/1    16x8/1   32x16/2  128x32/7  128x64/7 128x128/7 128x128/3
 4096x14336 mma   row, inv   128x16/3  128x16/3  128x16/3  128x32/3  128x64/3 128x128/3 128x128/3
 4096x14336 wgmma row        128x16/7  128x16/7  128x16/7  128x32/7  128x64/7 128x128/7 128x128/3
 4096x14336 wgmma 128x128    128x16/7  128x16/7  128x16/7  128x32/7  128x64/7 128x128/3 128x128/2
-4096x14336 wgmma 1x32       128x16/7  128x16/7  128x16/7  128x32/7  128x64/7 128x128/3 128x128/2
+4096x14336 wgmma 1x32       128x16/7  128x16/7  128x16/7  128x32/7  128x64/7 128x128/7 128x128/3
 4096x14336 wgmma row, inv   128x16/3  128x16/3  128x16/3  128x32/3  128x64/3 128x128/3 128x128/3
 )";
 
 TEST(TilePlan, OnAnH200IsTheReviewedOne) {
   std::string table =
       "\nlayer            scales         m = 1         8        16        32        64       128       256\n";
-  const auto add = [&table](Family family, int64_t n, int64_t k, int group, bool invariant) {
+  const auto add = [&table](Family family, int64_t n, int64_t k, Scaling scaling, bool invariant) {
     const std::string layer = fmt::format("{}x{}", n, k);
     table += fmt::format("{:<11}{:<6}{:<9}", layer, family == Family::kSm90 ? "mma" : "wgmma",
-                         invariant      ? "row, inv"
-                         : group == 0   ? "row"
-                         : group == 128 ? "128x128"
-                                        : "1x32");
+                         invariant                  ? "row, inv"
+                         : scaling == Scaling::kRow ? "row"
+                         : scaling == Scaling::k128 ? "128x128"
+                                                    : "1x32");
     for (const int64_t m : {1, 8, 16, 32, 64, 128, 256}) {
-      const Plan plan = make_plan({n, k, m, Code::kE4M3, group, invariant}, card_of(family, 132));
+      const Plan plan =
+          make_plan({n, k, m, {Half::kBF16, Code::kE4M3, scaling}, invariant}, card_of(family, 132));
       const Shape& shape = kShapes[plan.shape];
       table += fmt::format(" {:>9}", fmt::format("{}x{}/{}", shape.rows(), shape.tokens(), plan.splits));
     }
@@ -204,8 +206,10 @@ TEST(TilePlan, OnAnH200IsTheReviewedOne) {
   };
   for (const auto& [n, k] : {std::pair<int64_t, int64_t>{4096, 4096}, {28672, 4096}, {4096, 14336}}) {
     for (const Family family : {Family::kSm90, Family::kSm90a}) {
-      for (const int group : kGroups) add(family, n, k, group, false);
-      add(family, n, k, 0, true);
+      for (const Scaling scaling : {Scaling::kRow, Scaling::k128, Scaling::kMx}) {
+        add(family, n, k, scaling, false);
+      }
+      add(family, n, k, Scaling::kRow, true);
     }
   }
   EXPECT_TRUE(table == kOnH200) << "it is now:" << table << "and was:" << kOnH200;

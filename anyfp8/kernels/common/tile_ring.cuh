@@ -13,7 +13,7 @@ namespace anyfp8::tile {
 // A place in the list of steps, tile after tile.
 struct Position {
   int tile, step;
-  int first_step, last_step;  // of this block's part of each tile
+  int first_step, last_step;
   // Whether a new tile begins.
   __device__ bool advance() {
     if (++step < last_step) return false;
@@ -66,8 +66,10 @@ class UnitsOfThread {
   const uint8_t* weight_;
   const uint16_t* x_;
 
-  __device__ UnitsOfThread(const TileArguments& p, uint32_t shared, const Requests<S>& requests)
-      : p_(p), shared_(shared), next_(requests) {
+  __device__ UnitsOfThread(const TileArguments& p, uint32_t shared, const Work& work)
+      : p_(p),
+        shared_(shared),
+        next_{{work.first_tile, work.first_step, work.first_step, work.last_step}, work.stages()} {
     begin_tile();
   }
   static __device__ int thread() { return threadIdx.x; }
@@ -130,8 +132,7 @@ class CopyRing : UnitsOfThread<S> {
   static constexpr int kPrefetchStages = S::kStages - 1;
 
  public:
-  __device__ CopyRing(const TileArguments& p, uint32_t shared, const Requests<S>& requests)
-      : Base(p, shared, requests) {}
+  __device__ CopyRing(const TileArguments& p, uint32_t shared, const Work& work) : Base(p, shared, work) {}
   __device__ void begin_weights() {
     CopyRing ahead = *this;
     for (int s = 0; s < kPrefetchStages && ahead.next_.left > 0; ++s) {
@@ -202,8 +203,8 @@ class RegisterRing : UnitsOfThread<S> {
   bool ahead_ = false;
 
  public:
-  __device__ RegisterRing(const TileArguments& p, uint32_t shared, const Requests<S>& requests)
-      : Base(p, shared, requests) {}
+  __device__ RegisterRing(const TileArguments& p, uint32_t shared, const Work& work)
+      : Base(p, shared, work) {}
   __device__ void begin_weights() {}
   __device__ void begin_x() {
     refill();

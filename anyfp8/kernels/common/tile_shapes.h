@@ -10,16 +10,18 @@ enum class Family { kSm75, kSm80, kSm90, kSm90a };
 enum class Half { kBF16, kF16 };   // of activations
 enum class Code { kE4M3, kE5M2 };  // of weights
 
+// Scales of a row of the weight: one; one for each 128 or 32 k, by which that group's sums are multiplied
+// before they are added to the others (promoted); or e8m0 ones for each 32 k, which go into the decoding of
+// the codes (mx_factor.h).
+enum class Scaling { kRow, k128, k32, kMx };
+inline constexpr int kScalings = 4;
+constexpr bool promotes(Scaling scaling) { return scaling == Scaling::k128 || scaling == Scaling::k32; }
+
 // What selects a kernel beside its shape.
 struct Operands {
   Half half;
   Code code;
-  int group;  // k of one scale: 128, 32, or 0 where a row has one
-
-  // MX scales go into the decoding of the codes, for which bf16 alone has the exponents (mx_factor.h).
-  constexpr bool folds() const { return group == 32 && half == Half::kBF16; }
-  // Sums of each group of k are multiplied by its scale and added to others.
-  constexpr bool promotes() const { return group != 0 && !folds(); }
+  Scaling scaling;
 };
 
 struct Shape {
@@ -68,15 +70,15 @@ inline constexpr std::array<Shape, kShapeCount> kShapes{{
     {8, 1, 1, 16, 2, 4, 1, true},  // 128 x 128, promoted
 }};
 
-// What is instantiated: the tile of 128 tokens in the form that its sums allow; for e5m2 weights, which few
-// checkpoints have, two shapes; and for Turing, whose blocks have 64 KB and whose registers stand in for the
-// ring, the shapes that fit.
+// What is instantiated: the tile of 128 tokens in the form that its sums allow; for e5m2 weights and f32
+// scales of 32 k, which few checkpoints have, two shapes; and for Turing, whose blocks have 64 KB and whose
+// registers stand in for the ring, the shapes that fit.
 constexpr bool has_shape(Family family, const Operands& operands, ShapeId shape) {
   if (kShapes[shape].wgmma != (family == Family::kSm90a)) return false;
   const bool large = shape == kTokens128 || shape == kWarpgroup128;
   const bool grouped = shape == kTokens128Grouped || shape == kWarpgroup128Grouped;
-  if ((large && operands.promotes()) || (grouped && !operands.promotes())) return false;
-  if (operands.code == Code::kE5M2) {
+  if ((large && promotes(operands.scaling)) || (grouped && !promotes(operands.scaling))) return false;
+  if (operands.code == Code::kE5M2 || operands.scaling == Scaling::k32) {
     return shape == kWide16 || shape == kTokens32 || shape == kWarpgroup16 || shape == kWarpgroup32;
   }
   return family != Family::kSm75 || shape == kWide8 || shape == kWide16 || shape == kTokens32;

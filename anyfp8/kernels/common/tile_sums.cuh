@@ -33,9 +33,23 @@ class TileSums {
   const TileArguments& p_;
   const WarpPlace<S> place_;
   const uint32_t shared_;
+  const int base_;
 
  public:
-  __device__ TileSums(const TileArguments& p, uint32_t shared) : p_(p), shared_(shared) {}
+  // base: y is 2^base times the sums of MX weights.
+  __device__ TileSums(const TileArguments& p, uint32_t shared, int base)
+      : p_(p), shared_(shared), base_(base) {}
+
+  // What a tile needs behind its products comes from memory meanwhile.
+  __device__ void prefetch(int tile) const {
+    const int n = first_row<S>(p_, tile) + static_cast<int>(threadIdx.x);
+    if (threadIdx.x >= S::kRows || n >= p_.n) return;
+    if (S::kGroup == 0) {
+      prefetch_to_l2(static_cast<const char*>(p_.scale) +
+                     static_cast<int64_t>(scale_row(p_, n)) * p_.scale_columns * (p_.scale_e8m0 ? 1 : 4));
+    }
+    if (p_.bias != nullptr) prefetch_to_l2(p_.bias + n);
+  }
 
   // `rank`: of this block's part of the tile's k.
   __device__ void finish(Fragments<S>& acc, int tile, int rank) const {
@@ -165,7 +179,7 @@ class TileSums {
   // What the sums of an output still have to be multiplied by.
   __device__ float row_scale(int n) const {
     if constexpr (S::kPromotes) return 1;
-    if constexpr (S::kFolds) return power_of_2(mx_base(S::kMxPower, __float_as_uint(__ldg(p_.max_scale))));
+    if constexpr (S::kFolds) return power_of_2(base_);
     return scale_at(p_, scale_row(p_, n), 0);
   }
   // Not left to the compiler to fuse or not: a row's bits must be those of every other shape.

@@ -2,8 +2,8 @@
 
 namespace anyfp8::tile {
 
-const void* kernel_sm90a_bf16(Code code, int group, ShapeId shape) {
-  return kernel_of<Family::kSm90a, Half::kBF16>(code, group, shape);
+const void* kernel_sm90a_bf16(Code code, Scaling scaling, ShapeId shape) {
+  return kernel_of<Family::kSm90a, Half::kBF16>(code, scaling, shape);
 }
 
 }  // namespace anyfp8::tile
