@@ -92,7 +92,9 @@ TEST_P(GpuConformance, EverySchemeAtShapesOfTensorCores) {
                                  33, 48, 63, 64, 65, 96, 127, 129, 200, 257};
   std::mt19937 random(1);
   size_t step = 0, ran = 0;
-  for (const QuantKey& key : checkpoint_schemes()) {
+  std::vector<QuantKey> keys = checkpoint_schemes();
+  keys.push_back({.group = kMx32});  // what merging an MX layer with another makes
+  for (const QuantKey& key : keys) {
     for (const Grid& shape : kShapes) {
       for (const DType half : kHalf) {
         ++step;
@@ -236,7 +238,11 @@ TEST_P(GpuConformance, ARowHasTheSameBitsInAnyBatchAtAnyPosition) {
         LinearConfig config = half_config(200, k, key, half, true);
         config.policy = Policy::kInvariant;
         if (!can_implement(kernel(), config, device_)) continue;
-        const Layer layer = random_layer(config, random);
+        Layer layer = random_layer(config, random);
+        if (key.scale_dtype == DType::kE8M0) {  // so far apart that the sums of fp16 are shifted
+          for (size_t i = 0; i < layer.scale.size(); ++i)
+            layer.scale[i] = static_cast<uint8_t>(96 + i * 7 % 31);
+        }
         Matrix all = random_matrix(half, kAll, k, 0, random);
         const Matrix expected = run(kernel(), device_, layer, all);
         for (const int64_t m : {int64_t{1}, int64_t{4}, int64_t{20}, int64_t{33}, int64_t{100}, kAll}) {
@@ -334,22 +340,31 @@ TEST_P(GpuConformance, ScalesFarApartAndAboveOneHold) {
   }
 }
 
-// Powers of two go into the decoding of codes, whose range ends: rows of large scales only, rows of scales
-// 2^-60 of these only, and rows with both and all between, under a largest scale that a model has and one
-// that none has.
-TEST_P(GpuConformance, MxScalesAsFarApartAsBf16GoesAreExact) {
+// Powers of two go into the decoding of codes, whose range ends: rows of large scales only, rows of small
+// ones only, and rows with both and all between, under a largest scale that models have and under larger
+// ones.
+TEST_P(GpuConformance, MxScalesFarApartAreExactWhateverElseIsInTheRow) {
+  struct Case {
+    DType half;
+    int largest, down;  // codes: 127 is 1
+  };
+  constexpr Case kCases[] = {{DType::kBF16, 120, 60}, {DType::kBF16, 134, 60}, {DType::kBF16, 187, 60},
+                             {DType::kF16, 120, 20},  {DType::kF16, 134, 27},  {DType::kF16, 134, 60}};
   std::mt19937 random(13);
   for (const DType dtype : {DType::kE4M3, DType::kE5M2}) {
     const QuantKey key{.dtype = dtype, .group = kMx32, .scale_dtype = DType::kE8M0};
-    const LinearConfig config = half_config(136, 1056, key, DType::kBF16, false);
-    if (!can_implement(kernel(), config, device_)) continue;
-    for (const int64_t largest : {120, 134, 187}) {
+    for (const Case& c : kCases) {
+      const LinearConfig config = half_config(264, 1056, key, c.half, false);
+      if (!can_implement(kernel(), config, device_)) continue;
       Layer layer = random_layer(config, random);
       for (int64_t row = 0; row < layer.grid.rows; ++row) {
         for (int64_t column = 0; column < layer.grid.cols; ++column) {
-          const int64_t down = row % 3 == 0 ? 0 : row % 3 == 1 ? 60 : column * 7 % 61;
+          // The last 8 rows are of another tile, where all are near.
+          const int64_t down = row % 3 == 0 || row >= 256 ? 0
+                               : row % 3 == 1             ? c.down
+                                                          : column * 7 % (c.down + 1);
           layer.scale[static_cast<size_t>(row * layer.grid.cols + column)] =
-              static_cast<uint8_t>(largest - down);
+              static_cast<uint8_t>(c.largest - down);
         }
       }
       for (const int64_t m : {1, 12, 30, 60, 200}) expect_right(layer, m, 0, 0, random);
