@@ -61,9 +61,10 @@ __device__ inline void store_rounded(void* data, DType dtype, int64_t index, flo
   }
 }
 
-// The magnitudes of bytes 1 and 3 of `word` as two fp16, without their signs, which are the bits 0x80008000.
-//   e4m3: the byte, moved to the exponent of fp16, is the number times 2^-8; 448 is the largest and NaN looks
-//   like 480 e5m2: the byte is the number, infinities and NaN too
+// The magnitudes of bytes 1 and 3 of `word`, finite codes, as two fp16, without their signs, which are the
+// bits 0x80008000.
+//   e4m3: the byte, moved to the exponent of fp16, is the number times 2^-8
+//   e5m2: the byte is the number
 template <DType kType>
 __device__ inline __half2 magnitudes_of_odd_bytes(uint32_t word) {
   static_assert(kType == DType::kE4M3 || kType == DType::kE5M2);
@@ -72,10 +73,7 @@ __device__ inline __half2 magnitudes_of_odd_bytes(uint32_t word) {
     return *reinterpret_cast<const __half2*>(&bits);
   } else {
     const uint32_t shifted = bits >> 1;
-    const __half2 value = __hmul2(*reinterpret_cast<const __half2*>(&shifted), __float2half2_rn(256));
-    const uint32_t nan = __hgt2_mask(value, __float2half2_rn(448));
-    const uint32_t result = *reinterpret_cast<const uint32_t*>(&value) | (nan & 0x7FFF7FFFu);
-    return *reinterpret_cast<const __half2*>(&result);
+    return __hmul2(*reinterpret_cast<const __half2*>(&shifted), __float2half2_rn(256));
   }
 }
 

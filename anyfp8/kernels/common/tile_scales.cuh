@@ -135,7 +135,7 @@ class TileScales {
       const auto* const codes = static_cast<const uint8_t*>(p_.scale) + begin;
       const int last = p_.scale_columns - 1;
       if (p_.scale_fours) {
-        word = __ldg(reinterpret_cast<const uint32_t*>(codes) + min(of_128, last / 4));
+        word = load_of_line(reinterpret_cast<const uint32_t*>(codes) + min(of_128, last / 4));
       } else {
         word = 0;
 #pragma unroll
@@ -144,7 +144,7 @@ class TileScales {
     } else {
       const int64_t index = begin + min(kWordOf32 ? of_128 * 4 + place_.t : of_128, p_.scale_columns - 1);
       word = p_.scale_e8m0 ? __ldg(static_cast<const uint8_t*>(p_.scale) + index)
-                           : __ldg(static_cast<const uint32_t*>(p_.scale) + index);
+                           : load_of_line(static_cast<const uint32_t*>(p_.scale) + index);
     }
   }
 };

@@ -24,18 +24,20 @@ struct Slab {
   const void* scale;  // of the whole weight
   DType scale_dtype;
   uint32_t group_rows, group_cols;  // 0: the whole extent
-  int64_t scale_cols, first_row;    // row of the weight
-  uint16_t* out;                    // [rows, k]
-  const float* max_scale;           // fp16 alone: see slab_power.h
-  float* factors;                   // and what cuBLASLt makes of it: 2^-p of the sums, 0 of the old y
+  int64_t scale_cols;
+  uint32_t first_row;      // of the weight
+  uint16_t* out;           // [rows, k]
+  const float* max_scale;  // fp16 alone: see slab_power.h
+  float* factors;          // and what cuBLASLt makes of it: 2^-p of the sums, 0 of the old y
 };
 
 // magnitude * scale, both not negative, so that rounding it again to 16 bit is rounding once: of the two fp32
-// around the product the odd one, which says that something was cut off (round to odd).
+// around the product the odd one, which says that something was cut off (round to odd). If they differ and
+// the lower one is even, the upper one is that with its last bit set.
 __device__ inline float product_to_odd(float magnitude, float scale) {
   const uint32_t below = __float_as_uint(__fmul_rz(magnitude, scale));
   const uint32_t above = __float_as_uint(__fmul_ru(magnitude, scale));
-  return __uint_as_float(below | (above - below));
+  return __uint_as_float(below | (above & 1));
 }
 
 template <DType kOut>
@@ -91,6 +93,31 @@ __global__ void __launch_bounds__(kThreads) dequantize_kernel(const Slab slab) {
   }
 
   const uint32_t k_begin = unit / 4 * 64 + unit % 4 * 8;
+  const auto scale_at = [&](uint32_t scale_row, uint32_t k) {
+    const uint32_t column = slab.group_cols == 0 ? 0 : k / slab.group_cols;
+    return load_scale(slab.scale, slab.scale_dtype, scale_row * slab.scale_cols + column) * power;
+  };
+  // One division for all rows, which follow each other; and their scales before the first is needed.
+  uint32_t scale_rows[kRowsEach];
+  float scales[kRowsEach][2];
+  const uint32_t first_row = slab.first_row + row_begin;
+  uint32_t scale_row = slab.group_rows == 0 ? 0 : first_row / slab.group_rows;
+  uint32_t next_at = (scale_row + 1) * slab.group_rows;
+#pragma unroll
+  for (int r = 0; r < kRowsEach; ++r) {
+    if (slab.group_rows != 0 && first_row + r == next_at) {
+      ++scale_row;
+      next_at += slab.group_rows;
+    }
+    scale_rows[r] = scale_row;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const uint32_t k = k_begin + 32 * half;
+      const bool there = kWide && row_begin + r < slab.rows && k < slab.k;
+      scales[r][half] = there ? scale_at(scale_row, k) : 0;
+    }
+  }
+
 #pragma unroll
   for (int r = 0; r < kRowsEach; ++r) {
     uint32_t words[4] = {
@@ -99,24 +126,18 @@ __global__ void __launch_bounds__(kThreads) dequantize_kernel(const Slab slab) {
     transpose_quad(words);
     const uint32_t row = row_begin + r;
     if (row >= slab.rows) continue;
-    const int64_t scale_row =
-        slab.group_rows == 0 ? 0 : (slab.first_row + row) / slab.group_rows * slab.scale_cols;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const uint32_t k = k_begin + 32 * half;
       if (k >= slab.k) continue;  // the row's padding; k and slab.k are multiples of 8
-      const auto scale_at = [&](uint32_t at) {
-        const uint32_t column = slab.group_cols == 0 ? 0 : at / slab.group_cols;
-        return load_scale(slab.scale, slab.scale_dtype, scale_row + column) * power;
-      };
-      [[maybe_unused]] const float scale = kWide ? scale_at(k) : 0;
       uint32_t result[4];
 #pragma unroll
       for (int pair = 0; pair < 4; ++pair) {
         const uint32_t codes = __byte_perm(words[pair], 0, half == 0 ? 0x1404 : 0x3424);  // in bytes 1 and 3
         const float2 value = __half22float2(magnitudes_of_odd_bytes<kWeight>(codes));
-        const float low = product_to_odd(value.x, kWide ? scale : scale_at(k + 2 * pair));
-        const float high = product_to_odd(value.y, kWide ? scale : scale_at(k + 2 * pair + 1));
+        const auto scale = [&](uint32_t at) { return kWide ? scales[r][half] : scale_at(scale_rows[r], at); };
+        const float low = product_to_odd(value.x, scale(k + 2 * pair));
+        const float high = product_to_odd(value.y, scale(k + 2 * pair + 1));
         result[pair] = pack_rounded<kOut>(low, high) | (codes & 0x80008000u);
       }
       *reinterpret_cast<uint4*>(slab.out + row * slab.k + k) =
@@ -164,7 +185,7 @@ void dequantize_slab(const PlacedWeight& placed, int64_t row_begin, int64_t rows
       .group_rows = static_cast<uint32_t>(key.group.rows),
       .group_cols = static_cast<uint32_t>(key.group.cols),
       .scale_cols = placed.grid.cols,
-      .first_row = row_begin,
+      .first_row = static_cast<uint32_t>(row_begin),
       .out = static_cast<uint16_t*>(out),
       .max_scale = placed.max_scale,
       .factors = factors,
