@@ -14,7 +14,8 @@
 // It is exact while that is a number of bf16 or fp16: for e - 127 - base from `bottom` to `top`.
 //
 //   bf16   base is 0, or what the largest scale of the weight has over 2^top (e4m3: 2^7), where the factor
-//          ends. What is under 2^bottom (2^-124) of that is too small for y to show what it loses.
+//          ends. Weights under smaller scales than 2^bottom (2^-124) are off by 2^-134 at most, as they
+//          would be in a bf16 checkpoint.
 //   fp16   has room for 23 such exponents (e5m2: 9). base makes the largest scale the top one; a group
 //          further down is added to sums that are scaled for it and scaled back, which is exact too.
 namespace anyfp8::tile {
