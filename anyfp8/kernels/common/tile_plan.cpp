@@ -13,7 +13,7 @@ size_t output_bytes(const Shape& shape) {
 }
 
 // Blocks of a shape that are on the card at once, as far as shared memory goes.
-int64_t resident_blocks(const Problem& p, const Card& card, const Shape& shape) {
+int64_t resident_blocks(const Card& card, const Shape& shape) {
   const size_t bytes = static_cast<size_t>(shared_bytes(shape, card.family)) + kReservedBytes;
   const auto fit = static_cast<int>((card.shared_bytes + kReservedBytes) / bytes);
   return static_cast<int64_t>(card.sm_count) * std::clamp(fit, 1, shape.blocks);
@@ -52,7 +52,7 @@ int choose_splits(const Problem& p, const Card& card, ShapeId id) {
   const int64_t row_tiles = ceil_div(p.n, shape.rows());
   const int64_t tiles =
       p.invariant ? row_tiles : row_tiles * ceil_div(std::max<int64_t>(p.m, 1), shape.tokens());
-  const int64_t free = p.invariant ? card.sm_count : resident_blocks(p, card, shape);
+  const int64_t free = p.invariant ? card.sm_count : resident_blocks(card, shape);
   const int64_t most = std::min<int64_t>(ceil_div(p.k, std::max(128, shape.depth())) / kLeastUnits, 8);
   if (free / tiles < 2 || most < 2) return 1;
   return static_cast<int>(std::clamp<int64_t>(free * 9 / 10 / tiles, 2, most));
@@ -110,7 +110,7 @@ Plan make_plan(const Problem& p, const Card& card) {
   plan.tiles = ceil_div(p.n, shape.rows()) * plan.token_tiles;
   plan.steps = ceil_div(p.k, shape.depth());
   plan.splits = splits;
-  plan.blocks = splits > 1 ? plan.tiles * splits : std::min(plan.tiles, resident_blocks(p, card, shape));
+  plan.blocks = splits > 1 ? plan.tiles * splits : std::min(plan.tiles, resident_blocks(card, shape));
   if (splits > 1 && card.family < Family::kSm90) {
     plan.counter_bytes = static_cast<size_t>(ceil_div(plan.tiles * 4, 256) * 256);
     plan.sum_bytes = static_cast<size_t>(plan.tiles * splits) * output_bytes(shape);
