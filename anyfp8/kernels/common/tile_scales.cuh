@@ -9,7 +9,7 @@
 //   lane (g, t)   words of the rows g and g + 8 of its products, of the stages t, 4 + t, 8 + t, ... of a part
 //
 // and the words of the next turn are on their way meanwhile, in the next tile too. Through the ring they cost
-// 5 to 10 % (H200, 128 x 128, m <= 16; now 0 to 1): each stage waited for its own before it asked for the
+// 3 to 10 % (H200, 128 x 128, m <= 16; now 3 at most): each stage waited for its own before it asked for the
 // next.
 namespace anyfp8::tile {
 
