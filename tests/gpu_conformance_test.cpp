@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "anyfp8/kernels/common/tile_plan.h"
+#include "anyfp8/kernels/cuda_wgmma_w8a16/wgmma_plan.h"
 #include "anyfp8/kernels/select.h"
 #include "tests/gpu_case.h"
 
@@ -47,13 +48,19 @@ class GpuKernel : public testing::TestWithParam<const Kernel*> {
 };
 
 // How a fused kernel cuts the call into blocks; nothing of others.
-std::optional<tile::Plan> tile_plan(const Kernel& kernel, const Device& device, const LinearConfig& config,
-                                    int64_t m) {
-  const bool wgmma = kernel.name == "cuda_wgmma_w8a16";
-  if (!wgmma && kernel.name != "cuda_mma_w8a16") return std::nullopt;
-  return tile::make_plan(
-      {config.n, config.k, m, tile::operands_of(config), config.policy == Policy::kInvariant},
-      wgmma ? tile::wgmma_card(device) : tile::mma_card(device));
+struct Cut {
+  int64_t tiles, blocks;
+  int splits;
+};
+std::optional<Cut> cut_of(const Kernel& kernel, const Device& device, const LinearConfig& config, int64_t m) {
+  const tile::Operands operands = tile::operands_of(config);
+  const bool invariant = config.policy == Policy::kInvariant;
+  const auto cut = [](const auto& plan) { return Cut{plan.tiles, plan.blocks, plan.splits}; };
+  if (kernel.name == "cuda_wgmma_w8a16") {
+    return cut(wgmma::make_plan({config.n, config.k, m, operands, invariant, device.sm_count}));
+  }
+  if (kernel.name != "cuda_mma_w8a16") return std::nullopt;
+  return cut(tile::make_plan({config.n, config.k, m, operands, invariant}, tile::mma_card(device)));
 }
 
 class GpuConformance : public GpuKernel {
@@ -140,9 +147,9 @@ TEST_P(GpuConformance, ManyTiles) {
       if (!can_implement(kernel(), config, device_)) continue;
       const Layer layer = random_layer(config, random);
       for (const int64_t m : {3, 20, 300}) {
-        const auto plan = tile_plan(kernel(), device_, config, m);
-        if (plan) {
-          EXPECT_GT(plan->tiles, plan->blocks) << "no block has two tiles, m = " << m;
+        const auto cut = cut_of(kernel(), device_, config, m);
+        if (cut) {
+          EXPECT_GT(cut->tiles, cut->blocks) << "no block has two tiles, m = " << m;
         }
         expect_right(layer, m, 0, 0, random);
         if (HasFatalFailure() || HasNonfatalFailure()) return;
@@ -160,9 +167,9 @@ TEST_P(GpuConformance, ManyTilesWithScalesAlongK) {
     if (!can_implement(kernel(), config, device_)) continue;
     const Layer layer = random_layer(config, random);
     for (const int64_t m : {3, 40}) {
-      const auto plan = tile_plan(kernel(), device_, config, m);
-      if (plan) {
-        EXPECT_GT(plan->tiles, plan->blocks) << "no block has two tiles, m = " << m;
+      const auto cut = cut_of(kernel(), device_, config, m);
+      if (cut) {
+        EXPECT_GT(cut->tiles, cut->blocks) << "no block has two tiles, m = " << m;
       }
       expect_right(layer, m, 0, 0, random);
       if (HasFatalFailure() || HasNonfatalFailure()) return;
@@ -198,9 +205,9 @@ TEST_P(GpuConformance, SmokeOfSharedK) {
       if (!can_implement(kernel(), config, device_)) continue;
       const Layer layer = random_layer(config, random);
       for (const int64_t m : {1, 9, 130}) {
-        const auto plan = tile_plan(kernel(), device_, config, m);
-        if (plan) {
-          EXPECT_GT(plan->splits, 1) << "m = " << m;
+        const auto cut = cut_of(kernel(), device_, config, m);
+        if (cut) {
+          EXPECT_GT(cut->splits, 1) << "m = " << m;
         }
         expect_right(layer, m, 8, 0, random);
         if (HasFatalFailure() || HasNonfatalFailure()) return;
@@ -246,9 +253,9 @@ TEST_P(GpuConformance, ARowHasTheSameBitsInAnyBatchAtAnyPosition) {
         Matrix all = random_matrix(half, kAll, k, 0, random);
         const Matrix expected = run(kernel(), device_, layer, all);
         for (const int64_t m : {int64_t{1}, int64_t{4}, int64_t{20}, int64_t{33}, int64_t{100}, kAll}) {
-          const auto plan = tile_plan(kernel(), device_, config, m);
-          if (plan) {
-            ASSERT_GT(plan->splits, 1) << "k is not shared, so its order is not tested: m = " << m;
+          const auto cut = cut_of(kernel(), device_, config, m);
+          if (cut) {
+            ASSERT_GT(cut->splits, 1) << "k is not shared, so its order is not tested: m = " << m;
           }
           for (const int64_t first : {int64_t{0}, int64_t{7}, int64_t{500}, kAll - m}) {
             if (first + m > kAll) continue;

@@ -31,7 +31,6 @@ class TileProduct {
   // then odd steps have sums of their own.
   static constexpr int kChains = S::kTiles16 * S::kTiles8 == 1 && !S::kPromotes ? 2 : 1;
   float odd_[4];
-  uint32_t fragments_[2][S::kWgmma ? S::kTiles16 : 1][4];
   // Sums of the current group of k, before its scale.
   float part_[S::kPromotes ? S::kTiles16 : 1][S::kPromotes ? S::kTiles8 : 1][4];
 
@@ -76,14 +75,9 @@ class TileProduct {
 #pragma unroll
       for (int r = 0; r < S::kTiles16; ++r) {
 #pragma unroll
-        for (int h = 0; h < 2; ++h)
-          q[r][h] = load_shared16(weight_at(stage, c, (S::kWgmma ? 64 : 16) * r + 8 * h));
+        for (int h = 0; h < 2; ++h) q[r][h] = load_shared16(weight_at(stage, c, 16 * r + 8 * h));
       }
-      if constexpr (S::kWgmma) {
-        multiply_by_wgmma<kFarApart>(q, stage, scales, c, group_ends);
-      } else {
-        multiply_by_mma<kFarApart>(q, stage, scales, c, group_ends);
-      }
+      multiply_chunk<kFarApart>(q, stage, scales, c, group_ends);
     }
   }
 
@@ -97,8 +91,8 @@ class TileProduct {
 
  private:
   template <bool kFarApart>
-  __device__ void multiply_by_mma(const uint4 (&q)[S::kTiles16][2], uint32_t stage,
-                                  const TileScales<S>& scales, int c, bool group_ends) {
+  __device__ void multiply_chunk(const uint4 (&q)[S::kTiles16][2], uint32_t stage,
+                                 const TileScales<S>& scales, int c, bool group_ends) {
     uint32_t two_steps[4];
 #pragma unroll
     for (int s = 0; s < 4; ++s) {
@@ -117,46 +111,6 @@ class TileProduct {
       }
       if (ends_group(c * 4 + s, group_ends)) add_group(scales, c * 4 + s);
       if constexpr (kFarApart) shift_sums(scales, c * 4 + s, s % 2 == 1 ? -1 : 0);
-    }
-  }
-  // A chunk by wgmma: one step's codes are decoded while the product of the step before is under way.
-  template <bool kFarApart>
-  __device__ void multiply_by_wgmma(const uint4 (&q)[S::kTiles16][2], uint32_t stage,
-                                    const TileScales<S>& scales, int c, bool group_ends) {
-    const uint64_t tokens = token_descriptor(stage + S::kWeightBytes + c * S::kTokens * 128);
-#pragma unroll
-    for (int s = 0; s < 4; ++s) {
-      auto& a = fragments_[s % 2];
-#pragma unroll
-      for (int r = 0; r < S::kTiles16; ++r) {
-        decode_step<kFarApart>(a[r], q[r], s, scales, r, c);
-      }
-      if constexpr (kFarApart) {
-        wait_wgmma<0>();
-        shift_sums(scales, c * 4 + s, s % 2 == 0 ? 1 : 0);
-      }
-      begin_wgmma();
-#pragma unroll
-      for (int r = 0; r < S::kTiles16; ++r) {
-        wgmma<S::kHalf>(sums_of(r), a[r], tokens + s * 2);
-      }
-      commit_wgmma();
-      if (ends_group(c * 4 + s, group_ends)) {
-        wait_wgmma<0>();
-        add_group(scales, c * 4 + s);
-      }
-      if constexpr (kFarApart) {
-        wait_wgmma<0>();
-        shift_sums(scales, c * 4 + s, s % 2 == 1 ? -1 : 0);
-      }
-      // The fragments of the step before are free. Behind a stage nothing may be under way: its place is
-      // filled again. Keeping a stage back for that instead was up to 5 % slower (H200, m = 64) and never
-      // faster.
-      if (c + 1 == S::kChunks && s == 3) {
-        wait_wgmma<0>();
-      } else {
-        wait_wgmma<1>();
-      }
     }
   }
 
@@ -183,15 +137,9 @@ class TileProduct {
            (s + 1 == S::kChunks * 4 && stage_ends_group);
   }
   // Where products are added up: of one group of k, or of all.
-  __device__ float (&sums_of(int r))[S::kTiles8][4] {
-    if constexpr (S::kPromotes) {
-      return part_[r];
-    } else {
-      return acc[r];
-    }
-  }
   __device__ float (&sums_of(int r, int j, int s))[4] {
-    return kChains == 2 && s % 2 == 1 ? odd_ : sums_of(r)[j];
+    if constexpr (S::kPromotes) return part_[r][j];
+    return kChains == 2 && s % 2 == 1 ? odd_ : acc[r][j];
   }
   static __device__ uint32_t word(const uint4& q, int s) {
     return s == 0 ? q.x : s == 1 ? q.y : s == 2 ? q.z : q.w;

@@ -13,8 +13,6 @@ const void* kernel_sm80_bf16(Code code, Scaling scaling, ShapeId shape);
 const void* kernel_sm80_f16(Code code, Scaling scaling, ShapeId shape);
 const void* kernel_sm90_bf16(Code code, Scaling scaling, ShapeId shape);
 const void* kernel_sm90_f16(Code code, Scaling scaling, ShapeId shape);
-const void* kernel_sm90a_bf16(Code code, Scaling scaling, ShapeId shape);
-const void* kernel_sm90a_f16(Code code, Scaling scaling, ShapeId shape);
 
 // Loads every kernel that apply() may launch for a layer, on the current device: a first use takes memory,
 // and on a card without machine code of its own seconds.

@@ -14,8 +14,7 @@ const void* kernel_of(Family family, const Operands& o, ShapeId shape) {
   switch (family) {
     case Family::kSm75: return bf16 ? nullptr : kernel_sm75_f16(o.code, o.scaling, shape);
     case Family::kSm80: return (bf16 ? kernel_sm80_bf16 : kernel_sm80_f16)(o.code, o.scaling, shape);
-    case Family::kSm90: return (bf16 ? kernel_sm90_bf16 : kernel_sm90_f16)(o.code, o.scaling, shape);
-    default: return (bf16 ? kernel_sm90a_bf16 : kernel_sm90a_f16)(o.code, o.scaling, shape);
+    default: return (bf16 ? kernel_sm90_bf16 : kernel_sm90_f16)(o.code, o.scaling, shape);
   }
 }
 
@@ -23,7 +22,7 @@ const void* kernel_of(Family family, const Operands& o, ShapeId shape) {
 // device.
 const void* ready_kernel(Family family, const Operands& o, ShapeId shape) {
   const void* kernel = kernel_of(family, o, shape);
-  static std::atomic<uint64_t> ready[4][2][2][kScalings][kShapeCount];
+  static std::atomic<uint64_t> ready[3][2][2][kScalings][kShapeCount];
   std::atomic<uint64_t>& devices = ready[static_cast<int>(family)][static_cast<int>(o.half)]
                                         [static_cast<int>(o.code)][static_cast<int>(o.scaling)][shape];
   int index = 0;

@@ -4,7 +4,6 @@
 #include "anyfp8/kernels/common/mma_instructions.cuh"
 #include "anyfp8/kernels/common/tile_arguments.h"
 #include "anyfp8/kernels/common/tile_shapes.h"
-#include "anyfp8/kernels/common/wgmma_instructions.cuh"
 
 // What the parts of the tile kernel share: its numbers, and where things lie in a stage of the ring.
 namespace anyfp8::tile {
@@ -26,7 +25,6 @@ struct TileShape {
   static constexpr int kThreads = kShape.threads(), kRows = kShape.rows(), kTokens = kShape.tokens();
   static constexpr int kDepth = kShape.depth();
   static constexpr int kStages = stages_of(kShape, kFamily);
-  static constexpr bool kWgmma = kShape.wgmma;
   static constexpr int kWeightBytes = kRows * kDepth, kXBytes = kTokens * kDepth * 2;
   static constexpr int kStageBytes = stage_bytes(kShape), kSumPitch = sum_pitch(kShape);
   static constexpr int kSharedBytes = shared_bytes(kShape, kFamily);
@@ -34,7 +32,7 @@ struct TileShape {
   static constexpr int kOutputs = kRows * kTokens;
   static constexpr int kSums =
       (kOutputs + kThreads - 1) / kThreads;  // of a thread, when the warps' are added up
-  static_assert(kStages >= 2 && (!kWgmma || kStageBytes % 1024 == 0));
+  static_assert(kStages >= 2);
   static_assert(kWeightBytes % (16 * kThreads) == 0 && (kOutputs % kThreads == 0 || kOutputs < kThreads));
 };
 
@@ -86,14 +84,11 @@ inline __device__ uint32_t weight_place(int row, int unit) {
   const int chunk = S::kDepth >= 128 ? (unit / 4) ^ (row & 1) : 0;
   return row * S::kDepth + chunk * 64 + unit % 4 * 16;
 }
-// The same of x: ldmatrix reads unit after unit of 8 tokens, whose places the XOR spreads over the banks.
-//   mma.sync  [token][chunks]
-//   wgmma     [chunk][token][128 bytes], the one order it reads so
+// The same of x, [token][chunks]: ldmatrix reads unit after unit of 8 tokens, whose places the XOR spreads
+// over the banks.
 template <class S>
 inline __device__ uint32_t x_place(int token, int unit) {
-  const int swizzled = unit ^ (token & 7);
-  if (S::kWgmma) return unit / 8 * (S::kTokens * 128) + token * 128 + swizzled % 8 * 16;
-  return token * S::kDepth * 2 + swizzled * 16;
+  return token * S::kDepth * 2 + (unit ^ (token & 7)) * 16;
 }
 
 inline __device__ float power_of_2(int exponent) {  // -126 to 127

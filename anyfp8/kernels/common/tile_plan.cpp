@@ -25,14 +25,12 @@ constexpr ShapeId kNarrowFirst[] = {kNarrow8,  kNarrow16, kWide8,     kWide16,
 constexpr ShapeId kWideFirst[] = {kWide8, kWide16, kTokens32, kTokens64, kTokens128, kTokens128Grouped};
 // In which one warp sums all of a part's k: one order of sums for every m.
 constexpr ShapeId kOneOrder[] = {kWide16, kTokens32, kTokens64, kTokens128, kTokens128Grouped};
-constexpr ShapeId kWgmma[] = {kWarpgroup16, kWarpgroup32, kWarpgroup64, kWarpgroup128, kWarpgroup128Grouped};
 
 ShapeId choose_shape(const Problem& p, const Card& card) {
   const bool narrow = p.n < int64_t{64} * card.sm_count;  // wide tiles would not fill the card
-  const std::span<const ShapeId> shapes = card.family == Family::kSm90a ? std::span<const ShapeId>(kWgmma)
-                                          : p.invariant                 ? std::span<const ShapeId>(kOneOrder)
-                                          : narrow ? std::span<const ShapeId>(kNarrowFirst)
-                                                   : std::span<const ShapeId>(kWideFirst);
+  const std::span<const ShapeId> shapes = p.invariant ? std::span<const ShapeId>(kOneOrder)
+                                          : narrow    ? std::span<const ShapeId>(kNarrowFirst)
+                                                      : std::span<const ShapeId>(kWideFirst);
   ShapeId chosen = shapes.front();
   for (const ShapeId shape : shapes) {
     if (!has_shape(card.family, p.operands, shape)) continue;
@@ -70,8 +68,6 @@ Card mma_card(const Device& device) {
                          : has(8, Family::kSm80) ? Family::kSm80
                                                  : Family::kSm75);
 }
-
-Card wgmma_card(const Device& device) { return card_of(device, Family::kSm90a); }
 
 size_t most_scratch_bytes(const Card& card) {
   if (card.family >= Family::kSm90) return 0;

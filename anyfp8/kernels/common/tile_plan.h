@@ -35,7 +35,6 @@ struct Card {
 // By mma.sync. A card that has the capability but not the shared memory of a family gets the one before: 12.0
 // has 99 KB.
 Card mma_card(const Device& device);
-Card wgmma_card(const Device& device);
 
 // Of a layer that check_fused_w8a16() admits.
 Operands operands_of(const LinearConfig& config);

@@ -12,7 +12,7 @@
 namespace anyfp8::tile {
 namespace {
 
-constexpr Family kFamilies[] = {Family::kSm75, Family::kSm80, Family::kSm90, Family::kSm90a};
+constexpr Family kFamilies[] = {Family::kSm75, Family::kSm80, Family::kSm90};
 constexpr Scaling kScalingsOfAll[] = {Scaling::kRow, Scaling::k128, Scaling::k32, Scaling::kMx};
 constexpr Code kCodes[] = {Code::kE4M3, Code::kE5M2};
 constexpr int kSmCounts[] = {8, 40, 84, 108, 132};  // Orin, T4, 3090, A100, H200
@@ -140,11 +140,10 @@ TEST(TileShapes, FitTheSharedMemoryOfABlock) {
 // Blocks that the plan counts on are on a multiprocessor together: Hopper has 228 KB, and takes 1 KB for
 // itself from each. (The plan counts the blocks of Turing and Ampere by what fits.)
 TEST(TileShapes, AsManyBlocksAsPlannedFitAMultiprocessorOfHopper) {
-  for (const Family family : {Family::kSm90, Family::kSm90a}) {
-    for (int id = 0; id < kShapeCount; ++id) {
-      if (!used(family, static_cast<ShapeId>(id))) continue;
-      EXPECT_LE((shared_bytes(kShapes[id], family) + 1024) * kShapes[id].blocks, 228 << 10) << "shape " << id;
-    }
+  for (int id = 0; id < kShapeCount; ++id) {
+    if (!used(Family::kSm90, static_cast<ShapeId>(id))) continue;
+    EXPECT_LE((shared_bytes(kShapes[id], Family::kSm90) + 1024) * kShapes[id].blocks, 228 << 10)
+        << "shape " << id;
   }
 }
 
@@ -159,58 +158,42 @@ TEST(TilePlan, FamiliesAreThoseThatTheCardHasCapabilityAndSharedMemoryFor) {
 // What an H200 gets for the layers of bench/: outputs x tokens of the tile, and the parts of k. A change of
 // the tuning changes this table: the test prints the new one.
 constexpr char kOnH200[] = R"(
-layer            scales         m = 1         8        16        32        64       128       256
-4096x4096  mma   row          16x8/1    16x8/1   32x16/1  128x32/6  128x64/6 128x128/6 128x128/3
-4096x4096  mma   128x128      16x8/1    16x8/1   32x16/1  128x32/6  128x64/6 128x128/3 128x128/2
-4096x4096  mma   1x32         16x8/1    16x8/1   32x16/1  128x32/6  128x64/6 128x128/6 128x128/3
-4096x4096  mma   row, inv   128x16/3  128x16/3  128x16/3  128x32/3  128x64/3 128x128/3 128x128/3
-4096x4096  wgmma row        128x16/6  128x16/6  128x16/6  128x32/6  128x64/6 128x128/6 128x128/3
-4096x4096  wgmma 128x128    128x16/6  128x16/6  128x16/6  128x32/6  128x64/6 128x128/3 128x128/2
-4096x4096  wgmma 1x32       128x16/6  128x16/6  128x16/6  128x32/6  128x64/6 128x128/6 128x128/3
-4096x4096  wgmma row, inv   128x16/3  128x16/3  128x16/3  128x32/3  128x64/3 128x128/3 128x128/3
-28672x4096 mma   row         128x8/1   128x8/1  128x16/1  128x32/1  128x64/1 128x128/1 128x128/1
-28672x4096 mma   128x128     128x8/1   128x8/1  128x16/1  128x32/1  128x64/1 128x128/1 128x128/1
-28672x4096 mma   1x32        128x8/1   128x8/1  128x16/1  128x32/1  128x64/1 128x128/1 128x128/1
-28672x4096 mma   row, inv   128x16/1  128x16/1  128x16/1  128x32/1  128x64/1 128x128/1 128x128/1
-28672x4096 wgmma row        128x16/1  128x16/1  128x16/1  128x32/1  128x64/1 128x128/1 128x128/1
-28672x4096 wgmma 128x128    128x16/1  128x16/1  128x16/1  128x32/1  128x64/1 128x128/1 128x128/1
-28672x4096 wgmma 1x32       128x16/1  128x16/1  128x16/1  128x32/1  128x64/1 128x128/1 128x128/1
-28672x4096 wgmma row, inv   128x16/1  128x16/1  128x16/1  128x32/1  128x64/1 128x128/1 128x128/1
-4096x14336 mma   row          16x8/1    16x8/1   32x16/2  128x32/7  128x64/7 128x128/7 128x128/3
-4096x14336 mma   128x128      16x8/1    16x8/1   32x16/2  128x32/7  128x64/7 128x128/3 128x128/2
-4096x14336 mma   1x32         16x8/1    16x8/1   32x16/2  128x32/7  128x64/7 128x128/7 128x128/3
-4096x14336 mma   row, inv   128x16/3  128x16/3  128x16/3  128x32/3  128x64/3 128x128/3 128x128/3
-4096x14336 wgmma row        128x16/7  128x16/7  128x16/7  128x32/7  128x64/7 128x128/7 128x128/3
-4096x14336 wgmma 128x128    128x16/7  128x16/7  128x16/7  128x32/7  128x64/7 128x128/3 128x128/2
-4096x14336 wgmma 1x32       128x16/7  128x16/7  128x16/7  128x32/7  128x64/7 128x128/7 128x128/3
-4096x14336 wgmma row, inv   128x16/3  128x16/3  128x16/3  128x32/3  128x64/3 128x128/3 128x128/3
+layer      scales         m = 1         8        16        32        64       128       256
+4096x4096  row          16x8/1    16x8/1   32x16/1  128x32/6  128x64/6 128x128/6 128x128/3
+4096x4096  128x128      16x8/1    16x8/1   32x16/1  128x32/6  128x64/6 128x128/3 128x128/2
+4096x4096  1x32         16x8/1    16x8/1   32x16/1  128x32/6  128x64/6 128x128/6 128x128/3
+4096x4096  row, inv   128x16/3  128x16/3  128x16/3  128x32/3  128x64/3 128x128/3 128x128/3
+28672x4096 row         128x8/1   128x8/1  128x16/1  128x32/1  128x64/1 128x128/1 128x128/1
+28672x4096 128x128     128x8/1   128x8/1  128x16/1  128x32/1  128x64/1 128x128/1 128x128/1
+28672x4096 1x32        128x8/1   128x8/1  128x16/1  128x32/1  128x64/1 128x128/1 128x128/1
+28672x4096 row, inv   128x16/1  128x16/1  128x16/1  128x32/1  128x64/1 128x128/1 128x128/1
+4096x14336 row          16x8/1    16x8/1   32x16/2  128x32/7  128x64/7 128x128/7 128x128/3
+4096x14336 128x128      16x8/1    16x8/1   32x16/2  128x32/7  128x64/7 128x128/3 128x128/2
+4096x14336 1x32         16x8/1    16x8/1   32x16/2  128x32/7  128x64/7 128x128/7 128x128/3
+4096x14336 row, inv   128x16/3  128x16/3  128x16/3  128x32/3  128x64/3 128x128/3 128x128/3
 )";
 
 TEST(TilePlan, OnAnH200IsTheReviewedOne) {
   std::string table =
-      "\nlayer            scales         m = 1         8        16        32        64       128       256\n";
-  const auto add = [&table](Family family, int64_t n, int64_t k, Scaling scaling, bool invariant) {
+      "\nlayer      scales         m = 1         8        16        32        64       128       256\n";
+  const auto add = [&table](int64_t n, int64_t k, Scaling scaling, bool invariant) {
     const std::string layer = fmt::format("{}x{}", n, k);
-    table += fmt::format("{:<11}{:<6}{:<9}", layer, family == Family::kSm90 ? "mma" : "wgmma",
+    table += fmt::format("{:<11}{:<9}", layer,
                          invariant                  ? "row, inv"
                          : scaling == Scaling::kRow ? "row"
                          : scaling == Scaling::k128 ? "128x128"
                                                     : "1x32");
     for (const int64_t m : {1, 8, 16, 32, 64, 128, 256}) {
       const Plan plan =
-          make_plan({n, k, m, {Half::kBF16, Code::kE4M3, scaling}, invariant}, card_of(family, 132));
+          make_plan({n, k, m, {Half::kBF16, Code::kE4M3, scaling}, invariant}, card_of(Family::kSm90, 132));
       const Shape& shape = kShapes[plan.shape];
       table += fmt::format(" {:>9}", fmt::format("{}x{}/{}", shape.rows(), shape.tokens(), plan.splits));
     }
     table += '\n';
   };
   for (const auto& [n, k] : {std::pair<int64_t, int64_t>{4096, 4096}, {28672, 4096}, {4096, 14336}}) {
-    for (const Family family : {Family::kSm90, Family::kSm90a}) {
-      for (const Scaling scaling : {Scaling::kRow, Scaling::k128, Scaling::kMx}) {
-        add(family, n, k, scaling, false);
-      }
-      add(family, n, k, Scaling::kRow, true);
-    }
+    for (const Scaling scaling : {Scaling::kRow, Scaling::k128, Scaling::kMx}) add(n, k, scaling, false);
+    add(n, k, Scaling::kRow, true);
   }
   EXPECT_TRUE(table == kOnH200) << "it is now:" << table << "and was:" << kOnH200;
 }

@@ -104,7 +104,7 @@ class UnitsOfThread {
   template <class Use>
   __device__ void each_x(const Use& use) const {
     const uint32_t first = S::kWeightBytes + x_place<S>(thread() / kUnitsOfToken, thread() % kUnitsOfToken);
-    constexpr int kPitch = S::kWgmma ? 128 : S::kDepth * 2;
+    constexpr int kPitch = S::kDepth * 2;
     const uint16_t* from = x_;
 #pragma unroll
     for (int i = 0; i < kXUnits; ++i) {
@@ -149,10 +149,7 @@ class CopyRing : UnitsOfThread<S> {
       commit_copies();
     }
   }
-  __device__ void wait() {
-    wait_copies<kPrefetchStages - 1>();
-    if constexpr (S::kWgmma) publish_to_wgmma();
-  }
+  __device__ void wait() { wait_copies<kPrefetchStages - 1>(); }
   __device__ void refill() {
     if (next_.left > 0) {
       copy_weight();

@@ -5,8 +5,8 @@
 // The tiles of the fused W8A16 kernels: plain numbers that the plan (host) and the template (device) share.
 namespace anyfp8::tile {
 
-// Families of machine code, by the oldest card that runs it; kSm90a is Hopper's own, with wgmma.
-enum class Family { kSm75, kSm80, kSm90, kSm90a };
+// Families of machine code, by the oldest card that runs it.
+enum class Family { kSm75, kSm80, kSm90 };
 enum class Half { kBF16, kF16 };   // of activations
 enum class Code { kE4M3, kE5M2 };  // of weights
 
@@ -30,7 +30,6 @@ struct Shape {
   int chunks;            // of 64 k of a warp in a stage
   int stages;            // at most; as many as fit
   int blocks;            // on a multiprocessor
-  bool wgmma = false;    // products of 64 outputs by 4 warps together
 
   constexpr int threads() const { return 32 * warps_n * warps_k; }
   constexpr int rows() const { return 16 * tiles16 * warps_n; }
@@ -47,39 +46,26 @@ enum ShapeId {
   kTokens64,
   kTokens128,
   kTokens128Grouped,
-  kWarpgroup16,
-  kWarpgroup32,
-  kWarpgroup64,
-  kWarpgroup128,
-  kWarpgroup128Grouped,
   kShapeCount
 };
 inline constexpr std::array<Shape, kShapeCount> kShapes{{
-    {1, 8, 1, 1, 2, 3, 2},         // 16 x 8: layers of few outputs
-    {8, 1, 1, 1, 2, 6, 2},         // 128 x 8
-    {2, 4, 1, 2, 2, 3, 2},         // 32 x 16
-    {4, 1, 2, 2, 2, 4, 2},         // 128 x 16
-    {4, 1, 2, 4, 2, 4, 2},         // 128 x 32
-    {4, 1, 2, 8, 2, 3, 2},         // 128 x 64
-    {4, 1, 2, 16, 1, 4, 2},        // 128 x 128
-    {8, 1, 1, 16, 1, 4, 1},        // 128 x 128 where promoted groups of k double the sums of a thread
-    {8, 1, 1, 2, 2, 5, 2, true},   // wgmma: 128 x 16
-    {8, 1, 1, 4, 2, 4, 2, true},   // 128 x 32
-    {8, 1, 1, 8, 2, 3, 2, true},   // 128 x 64
-    {8, 1, 1, 16, 1, 4, 2, true},  // 128 x 128
-    {8, 1, 1, 16, 2, 4, 1, true},  // 128 x 128, promoted
+    {1, 8, 1, 1, 2, 3, 2},   // 16 x 8: layers of few outputs
+    {8, 1, 1, 1, 2, 6, 2},   // 128 x 8
+    {2, 4, 1, 2, 2, 3, 2},   // 32 x 16
+    {4, 1, 2, 2, 2, 4, 2},   // 128 x 16
+    {4, 1, 2, 4, 2, 4, 2},   // 128 x 32
+    {4, 1, 2, 8, 2, 3, 2},   // 128 x 64
+    {4, 1, 2, 16, 1, 4, 2},  // 128 x 128
+    {8, 1, 1, 16, 1, 4, 1},  // 128 x 128 where promoted groups of k double the sums of a thread
 }};
 
 // What is instantiated: the tile of 128 tokens in the form that its sums allow; for e5m2 weights and f32
 // scales of 32 k, which few checkpoints have, two shapes; and for Turing, whose blocks have 64 KB and whose
 // registers stand in for the ring, the shapes that fit.
 constexpr bool has_shape(Family family, const Operands& operands, ShapeId shape) {
-  if (kShapes[shape].wgmma != (family == Family::kSm90a)) return false;
-  const bool large = shape == kTokens128 || shape == kWarpgroup128;
-  const bool grouped = shape == kTokens128Grouped || shape == kWarpgroup128Grouped;
-  if ((large && promotes(operands.scaling)) || (grouped && !promotes(operands.scaling))) return false;
+  if (shape == (promotes(operands.scaling) ? kTokens128 : kTokens128Grouped)) return false;
   if (operands.code == Code::kE5M2 || operands.scaling == Scaling::k32) {
-    return shape == kWide16 || shape == kTokens32 || shape == kWarpgroup16 || shape == kWarpgroup32;
+    return shape == kWide16 || shape == kTokens32;
   }
   return family != Family::kSm75 || shape == kWide8 || shape == kWide16 || shape == kTokens32;
 }
@@ -93,7 +79,7 @@ constexpr int shared_limit(Family family) {
 }
 
 // Shared memory of a shape: a stage holds weights and x in 16 bit; beside the ring meet the sums of warps
-// that share k. wgmma's swizzle of x counts from multiples of 1024 bytes, which both are.
+// that share k.
 constexpr int stage_bytes(const Shape& s) { return s.rows() * s.depth() + s.tokens() * s.depth() * 2; }
 constexpr int sum_pitch(const Shape& s) {
   return s.rows() + 4;

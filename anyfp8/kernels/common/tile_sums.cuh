@@ -17,10 +17,7 @@ struct WarpPlace {
         g(lane / 4),
         t(lane % 4) {}
   // Of the upper left of product (r, j), in the tile.
-  __device__ int row(int r) const {
-    if (S::kWgmma) return ((warp_n / 4 * S::kTiles16 + r) * 4 + warp_n % 4) * 16;
-    return (warp_n * S::kTiles16 + r) * 16;
-  }
+  __device__ int row(int r) const { return (warp_n * S::kTiles16 + r) * 16; }
   static __device__ int token(int j) { return j * 8; }
 };
 

@@ -1,10 +1,10 @@
 #include "anyfp8/kernels/common/cuda_admission.h"
-#include "anyfp8/kernels/common/tile_launch.h"
 #include "anyfp8/kernels/cuda_dequant_w8a16/dequant_rules.h"
+#include "anyfp8/kernels/cuda_wgmma_w8a16/wgmma_launch.h"
 #include "anyfp8/kernels/kernel_list.h"
 
-// Hopper: weights dequantised into the register operand of wgmma, so the product is computed transposed: 64
-// weight rows x 16 to 128 tokens.
+// Hopper: weights dequantised into the register operand of wgmma, so the product is computed transposed: 128
+// or 256 weight rows x 16 to 128 tokens.
 namespace anyfp8 {
 namespace {
 
@@ -16,25 +16,41 @@ Verdict supports(const Device& device) {
   return Verdict::yes();
 }
 
-// H200, us, scales by row: this kernel : the neighbour in the list that would take over.
-//                  m = 16 (mma.sync)   m = 512 (dequantising)   m = 1024        m = 2048
-//   4096 x 4096      10.1 : 8.0          41 : 39                66 : 60         134 : 102
-//   28672 x 4096     34.1 : 33.4         269 : 281              476 : 439       944 : 725
-//   4096 x 14336     20.9 : 18.7         116 : 167              213 : 239       426 : 354
+Verdict check(const LinearConfig& config, const Device& device) {
+  if (Verdict verdict = check_fused_w8a16(config, device); !verdict) return verdict;
+  const QuantKey& weight = config.scheme.weight;
+  if (weight.group.cols != 32) return Verdict::yes();
+  // Sums of each 32 k would have to be taken out of wgmma and multiplied, which was slower than mma.sync.
+  ANYFP8_NEED(weight.scale_dtype == DType::kE8M0,
+              "scales by {} are {}, it takes e8m0 ones of 32 k, which go into the codes",
+              group_text(weight.group), dtype_name(weight.scale_dtype));
+  ANYFP8_NEED(config.in == DType::kBF16,
+              "x is {}, whose exponents are too few for scales by {} to go into the codes: it takes bf16",
+              dtype_name(config.in), group_text(weight.group));
+  return Verdict::yes();
+}
+
+// H200, us: this kernel : the neighbour in the list that would take over.
+//                        m = 16 (mma.sync)   m = 1024 (dequantising)   m = 2048     m = 4096
+//   row    4096 x 4096     8.5 : 7.7           50 : 61                  102 : 105    208 : 192
+//          28672 x 4096   32.1 : 32.6         343 : 432                 699 : 727   1394 : 1366
+//          4096 x 14336   18.4 : 17.3         158 : 241                 321 : 358    643 : 652
+//   128    4096 x 4096     9.5 : 7.4           69 : 63                  140 : 108
+//          28672 x 4096   33.7 : 32.6         480 : 443                 978 : 741
+//          4096 x 14336   21.0 : 17.7         228 : 248                 450 : 368
+//   MX     4096 x 4096     9.8 : 7.7           57 : 61                  112 : 104
+//          28672 x 4096   35.9 : 34.5         388 : 444                 770 : 729
+//          4096 x 14336   22.2 : 18.3         180 : 244                 358 : 367
 // Invariant layers have one kernel for every m. What the dequantising kernel refuses stays here: behind it is
 // mma.sync alone.
 TokenRange tokens(const LinearConfig& config, const Device& device) {
   if (config.policy == Policy::kInvariant) return {};
   if (!check_dequant_w8a16(config, device)) return {.begin = 17};
-  return {.begin = 17, .end = config.scheme.weight.dtype == DType::kE5M2 ? kFirstOfE5M2 : 1025};
-}
-
-[[maybe_unused]] void prepare(const PlacedWeight& weight) {
-  tile::prepare(tile::wgmma_card(*weight.device), weight.config);
-}
-[[maybe_unused]] void apply(const PlacedWeight& weight, const TensorView& x, const TensorView& y,
-                            Scratch scratch, Stream stream) {
-  tile::apply(tile::wgmma_card(*weight.device), weight, x, y, scratch, stream);
+  const QuantKey& weight = config.scheme.weight;
+  if (weight.dtype == DType::kE5M2) return {.begin = 17, .end = kFirstOfE5M2};
+  if (weight.group.cols == 128) return {.begin = 17, .end = 1025};
+  if (weight.group.cols == 32) return {.begin = 17, .end = 2049};
+  return {.begin = 17};
 }
 
 }  // namespace
@@ -52,10 +68,10 @@ constinit const Kernel cuda_wgmma_w8a16{
     .activation = ActivationUse::kAsGiven,
     .batch_invariant = true,  // then k is split by n and k alone
     .supports = supports,
-    .check = check_fused_w8a16,
+    .check = check,
     .tokens = tokens,
-    .prepare = ANYFP8_LAUNCH(prepare),
-    .apply = ANYFP8_LAUNCH(apply),
+    .prepare = ANYFP8_LAUNCH(wgmma::prepare),
+    .apply = ANYFP8_LAUNCH(wgmma::apply),
 };
 
 }  // namespace anyfp8

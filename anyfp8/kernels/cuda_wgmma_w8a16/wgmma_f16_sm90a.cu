@@ -1,9 +1,9 @@
-#include "anyfp8/kernels/common/tile_table.cuh"
+#include "anyfp8/kernels/cuda_wgmma_w8a16/wgmma_table.cuh"
 
-namespace anyfp8::tile {
+namespace anyfp8::wgmma {
 
-const void* kernel_sm90a_f16(Code code, Scaling scaling, ShapeId shape) {
-  return kernel_of<Family::kSm90a, Half::kF16>(code, scaling, shape);
+const void* kernel_f16(Code code, Scaling scaling, ShapeId shape) {
+  return kernel_of<Half::kF16>(code, scaling, shape);
 }
 
-}  // namespace anyfp8::tile
+}  // namespace anyfp8::wgmma

@@ -1,0 +1,164 @@
+#pragma once
+
+#include <utility>
+
+#include "anyfp8/kernels/cuda_wgmma_w8a16/wgmma_output.cuh"
+#include "anyfp8/kernels/cuda_wgmma_w8a16/wgmma_scales.cuh"
+
+// A warpgroup's products. Its 64 rows of a product are those that wgmma's fragments name, in an order of our
+// own: lane (g, t) of a warp holds the rows
+//
+//   8 (g / 4) + 4 (g % 2) + 2 (g / 2 % 2)   and the one after it
+//
+// of 16, where wgmma counts g and g + 8. The two that are served together when a warp reads 16 bytes a lane
+// (g even and odd) then lie 4 rows apart, which the swizzle puts in different banks; and a lane's two outputs
+// lie side by side in y.
+namespace anyfp8::wgmma {
+
+template <class S>
+class Consumer {
+  const Arguments& p_;
+  const Ring<S> ring_;
+  const Work work_;
+  const int lane_ = threadIdx.x % 32, row_;
+  Slot<S> slot_;
+  // Words of codes of a chunk of 64 k, one for each step, two rows for each product; a stage's chunks in
+  // turn. (As uint4 the compiler keeps all of this object in local memory.)
+  uint32_t codes_[2][S::kRows64][2][4];
+  uint32_t fragments_[2][S::kRows64][4];  // of the steps of 16 k in turn
+  Sums<S> acc_;
+  float part_[S::kPromotes ? S::kRows64 : 1][S::kPromotes ? S::kTokens / 8 : 1][4];  // of a group of 128 k
+
+ public:
+  __device__ Consumer(const Arguments& p, const Ring<S>& ring, const Work& work)
+      : p_(p), ring_(ring), work_(work), row_(first_row_of_thread()) {}
+
+  __forceinline__ __device__ void run() {
+    __syncthreads();  // the barriers are there
+    if (p_.splits > 1) arrive_in_cluster();
+    Scales<S> scales(p_, work_, row_);
+    const Output<S> output(p_, ring_, work_, row_, scales.base());
+    tile::wait_for_inputs<tile::Family::kSm90>();
+    if (work_.first_tile < work_.tiles) {
+      if constexpr (S::kFolds) scales.begin_step(0);
+      begin_stage(scales);
+    }
+#pragma unroll 1
+    for (int tile = work_.first_tile; tile < work_.tiles; tile += work_.stride) {
+      typename Output<S>::Endings endings;
+      if (p_.splits == 1) output.fetch(endings, tile);
+      const bool last_tile = tile + work_.stride >= work_.tiles;
+#pragma unroll 1
+      for (int step = work_.first_step; step < work_.last_step; ++step) {
+        multiply_stage(scales, step, last_tile && step + 1 == work_.last_step);
+      }
+      if (p_.splits == 1) output.write(acc_, endings, tile);
+    }
+    if (p_.splits > 1) {
+      wait_for_cluster();
+      output.add_parts(acc_, work_.first_tile);
+    }
+  }
+
+ private:
+  static __device__ int first_row_of_thread() {
+    const int g = threadIdx.x % 32 / 4, warp = threadIdx.x / 32;
+    return warp / 4 * S::kRows64 * 64 + warp % 4 * 16 + g / 4 * 8 + g % 2 * 4 + g / 2 % 2 * 2;
+  }
+
+  // The first codes of the stage at slot_ and the fragments of its first step.
+  __forceinline__ __device__ void begin_stage(const Scales<S>& scales) {
+    wait_phase(ring_.full(slot_.index), slot_.parity);
+    load_codes<0>(slot_.index);
+    decode_step<0>(scales);
+  }
+  template <int kChunk>
+  __forceinline__ __device__ void load_codes(int slot) {
+#pragma unroll
+    for (int r = 0; r < S::kRows64; ++r) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int row = row_ + h, unit = (kChunk * 4 + lane_ % 4) ^ (row & 7);
+        const uint4 v = tile::load_shared16(ring_.weight(slot) + (row + 64 * r) * 128 + unit * 16);
+        auto& words = codes_[kChunk][r][h];
+        words[0] = v.x, words[1] = v.y, words[2] = v.z, words[3] = v.w;
+      }
+    }
+  }
+  // Fragments of step kStep (0 to 7) of 16 k.
+  template <int kStep>
+  __forceinline__ __device__ void decode_step(const Scales<S>& scales) {
+    constexpr tile::Family kFamily = tile::Family::kSm90;
+#pragma unroll
+    for (int r = 0; r < S::kRows64; ++r) {
+      auto& fragment = fragments_[kStep % 2][r];
+      const uint32_t q0 = codes_[kStep / 4][r][0][kStep % 4], q1 = codes_[kStep / 4][r][1][kStep % 4];
+      if constexpr (S::kFolds) {
+        tile::decode<kFamily, S::kHalf, S::kCode>(fragment, q0, q1, scales.factor(r, 0, kStep),
+                                                  scales.factor(r, 1, kStep));
+      } else {
+        tile::decode<kFamily, S::kHalf, S::kCode>(fragment, q0, q1);
+      }
+    }
+  }
+
+  // The stage at slot_, whose first step is decoded. While a step is multiplied the next is decoded, behind
+  // the last the first of the next stage. At the end nothing may be under way: the stage is given back.
+  __forceinline__ __device__ void multiply_stage(Scales<S>& scales, int step, bool last) {
+    const bool first_of_tile = step == work_.first_step;
+    const uint64_t tokens = token_descriptor(ring_.x(slot_.index));
+    const int slot = slot_.index;
+    if constexpr (S::kPromotes) scales.begin_step(step - work_.first_step);
+    load_codes<1>(slot);
+    [&]<int... kSteps>(std::integer_sequence<int, kSteps...>) __attribute__((always_inline)) {
+      (multiply_step<kSteps>(scales, tokens, step, first_of_tile, last), ...);
+    }
+    (std::make_integer_sequence<int, 8>{});
+#pragma unroll
+    for (int r = 0; r < S::kRows64; ++r) is_needed_here(fragments_[0][r]);
+    wait_wgmma<0>();
+    if (lane_ == 0) arrive(ring_.empty(slot));
+    if constexpr (S::kPromotes) add_group(scales, first_of_tile);
+  }
+  template <int kStep>
+  __forceinline__ __device__ void multiply_step(Scales<S>& scales, uint64_t tokens, int step,
+                                                bool first_of_tile, bool last) {
+    begin_wgmma();
+#pragma unroll
+    for (int r = 0; r < S::kRows64; ++r) {
+      const uint64_t of_step = tokens + kStep / 4 * (S::kTokens * 128 / 16) + kStep % 4 * 2;
+      if constexpr (S::kPromotes) {
+        multiply_add<S::kHalf>(part_[r], fragments_[kStep % 2][r], of_step, kStep > 0);
+      } else {
+        multiply_add<S::kHalf>(acc_[r], fragments_[kStep % 2][r], of_step, kStep > 0 || !first_of_tile);
+      }
+    }
+    commit_wgmma();
+    if constexpr (kStep == 6) {
+      slot_.advance();
+      if (!last) {
+        wait_phase(ring_.full(slot_.index), slot_.parity);
+        load_codes<0>(slot_.index);
+      }
+    }
+    wait_wgmma<1>();
+    if constexpr (S::kFolds && kStep == 7) {
+      scales.begin_step(step + 1 == work_.last_step ? 0 : step + 1 - work_.first_step);
+    }
+    decode_step<(kStep + 1) % 8>(scales);
+  }
+  __forceinline__ __device__ void add_group(const Scales<S>& scales, bool first) {
+#pragma unroll
+    for (int r = 0; r < S::kRows64; ++r) {
+#pragma unroll
+      for (int j = 0; j < S::kTokens / 8; ++j) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          acc_[r][j][i] = __fmaf_rn(scales.scale(r, i / 2), part_[r][j][i], first ? 0.0f : acc_[r][j][i]);
+        }
+      }
+    }
+  }
+};
+
+}  // namespace anyfp8::wgmma

@@ -1,0 +1,83 @@
+#pragma once
+
+#include "anyfp8/kernels/cuda_wgmma_w8a16/wgmma_layout.cuh"
+
+// Scales that change with k: a row has a word of them for each step of 128 k, an f32 or four e8m0 codes. They
+// go from memory to the registers of the warp that needs them, four steps at once:
+//
+//   lane (g, t)   the words of its rows (row() of the consumer, h = 0 and 1) for the steps t, 4 + t, 8 + t,
+//   ...
+//
+// and those of the next four steps are on the way meanwhile, in the next tile too.
+namespace anyfp8::wgmma {
+
+template <class S>
+class Scales {
+  static constexpr bool kThere = S::kScaling != Scaling::kRow;
+
+  const Arguments& p_;
+  const int row_;     // of product 0, in the tile
+  Position<S> next_;  // what is fetched next
+  int base_ = 0;      // of MX scales, see MxRule
+  int lane_ = 0;      // that holds the words of this step
+  uint32_t ahead_[S::kRows64][2], held_[S::kRows64][2], word_[S::kRows64][2];
+
+ public:
+  __device__ Scales(const Arguments& p, const Work& work, int row) : p_(p), row_(row), next_(p, work) {
+    if constexpr (S::kFolds) base_ = rule().base(__float_as_uint(__ldg(p.max_scale)));
+    if constexpr (kThere) fetch();
+  }
+  __device__ int base() const { return base_; }
+
+  // Before step `i` of a tile.
+  __forceinline__ __device__ void begin_step(int i) {
+    if (i % 4 == 0) {
+      each([&](int r, int h) { held_[r][h] = kept(ahead_[r][h]); });
+      fetch();
+    }
+    lane_ = threadIdx.x % 32 / 4 * 4 + i % 4;
+    if constexpr (S::kFolds) each([&](int r, int h) { word_[r][h] = of_step(r, h); });
+  }
+  __device__ float scale(int r, int h) const { return __uint_as_float(of_step(r, h)); }
+  // Of the codes of the 16 k number `s` of the step.
+  __device__ uint32_t factor(int r, int h, int s) const {
+    return tile::mx_factor<S::kHalf>(word_[r][h], s / 2);
+  }
+
+ private:
+  static __device__ constexpr tile::MxRule rule() { return tile::MxRule::of(S::kHalf, S::kCode); }
+  template <class Use>
+  static __device__ void each(const Use& use) {
+#pragma unroll
+    for (int r = 0; r < S::kRows64; ++r) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) use(r, h);
+    }
+  }
+  __device__ uint32_t of_step(int r, int h) const { return __shfl_sync(0xFFFFFFFFu, held_[r][h], lane_); }
+  __device__ uint32_t kept(uint32_t word) const {
+    if constexpr (S::kFolds) return __vadd4(word, static_cast<uint32_t>(rule().offset(base_)) * 0x01010101u);
+    return __float_as_uint(scale_of_word(p_, word));
+  }
+  // Whatever lies behind the last step: weights are zero there, and any scale does.
+  __forceinline__ __device__ void fetch() {
+    const int column = next_.step + static_cast<int>(threadIdx.x) % 4;
+    each([&](int r, int h) {
+      const int n = min(next_.row + row_ + 64 * r + h, p_.n - 1);
+      const int64_t begin = static_cast<int64_t>(scale_row(p_, n)) * p_.scale_columns;
+      ahead_[r][h] = S::kFolds ? codes_at(static_cast<const uint8_t*>(p_.scale) + begin, column)
+                               : word_of_scale(p_, begin + min(column, p_.scale_columns - 1));
+    });
+    next_.advance(4);
+  }
+  __device__ uint32_t codes_at(const uint8_t* codes, int column) const {
+    const int last = p_.scale_columns - 1;
+    if (p_.scale_fours) return __ldg(reinterpret_cast<const uint32_t*>(codes) + min(column, last / 4));
+    uint32_t word = 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) word |= uint32_t{codes[min(column * 4 + i, last)]} << i * 8;
+    return word;
+  }
+};
+
+}  // namespace anyfp8::wgmma
