@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include "anyfp8/base/float8.h"
 #include "anyfp8/kernels/common/k64_shuffle.h"  // ANYFP8_HOST_DEVICE
@@ -30,15 +31,32 @@ namespace anyfp8 {
 inline constexpr float kActivationScaleFloor = 0x1p-80f;
 
 // No upper bound.
-inline constexpr float kNoUpperBound = HUGE_VALF;
+inline constexpr float kNoUpperBound = std::numeric_limits<float>::infinity();
 
 ANYFP8_HOST_DEVICE constexpr float largest_code(DType codes) {
   return codes == DType::kE4M3 ? kE4M3Max : kE5M2Max;
 }
 
+// x / scale as far as its code goes (activation_scale_test.cpp), without dividing: the product with
+// `inverse`, 1 / scale to one unit in the last place, and one correction by what is missing. For scales in
+// [2^-80, 2^120], where nothing on the way is subnormal. A NaN comes through, and so does the sign of zero;
+// infinity becomes NaN, and so would x / scale beyond the range of fp32.
+inline constexpr float kFastScaleEnd = 0x1p120f;
+ANYFP8_HOST_DEVICE inline float fast_quotient(float x, float scale, float inverse) {
+  const float rough = x * inverse;
+  return std::fma(-std::fma(rough, scale, -x), inverse, rough);
+}
+
+// The same for any x: what is beyond `limit`, 2 * largest_code(), is any number beyond largest_code().
+ANYFP8_HOST_DEVICE inline float fast_clamped_quotient(float x, float scale, float inverse, float limit) {
+  const float rough = std::fmin(std::fmax(x * inverse, -limit), limit);
+  return std::fma(-std::fma(rough, scale, -x), inverse, rough);
+}
+
 // The scale of a group whose largest finite |x| is `amax`.
-ANYFP8_HOST_DEVICE constexpr float activation_scale(float amax, float upper_bound, DType codes) {
-  const float scale = (amax < upper_bound ? amax : upper_bound) / largest_code(codes);
+ANYFP8_HOST_DEVICE inline float activation_scale(float amax, float upper_bound, DType codes) {
+  const float largest = largest_code(codes);
+  const float scale = fast_quotient(amax < upper_bound ? amax : upper_bound, largest, 1 / largest);
   return scale > kActivationScaleFloor ? scale : kActivationScaleFloor;
 }
 
