@@ -15,8 +15,13 @@ namespace anyfp8::cli {
 // weight_bytes: of one copy.
 std::unique_ptr<BenchMethod> cuda_kernel_method(std::vector<Linear> copies, size_t weight_bytes);
 
-// cuBLASLt with the values of `weight` in the 16-bit type of its activations; empty for f32 activations.
-BenchMethods cuda_peer_methods(const Linear& weight);
+// cuBLASLt with the values of `linear` in the 16-bit type of its activations, which are not to be f32; and
+// what cuda_w8a8_methods() has of `weight`, which `linear` was made from.
+BenchMethods cuda_peer_methods(const Linear& linear, const Fp8Weight& weight);
+// Where the scheme asks for quantised activations and cuda_cublaslt_w8a8 takes the layer: the parts of its
+// work one by one, cuBLASLt's FP8 product alone and quantising x alone, and a copy that moves as many bytes
+// as the latter.
+BenchMethods cuda_w8a8_methods(const Linear& linear, const Fp8Weight& weight);
 std::string cuda_peers_text();  // "cuBLASLt 13.0.2"
 
 // Every SM sums up memory, many times as much as the L2 holds.

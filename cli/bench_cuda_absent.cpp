@@ -15,7 +15,8 @@ Error no_cuda() {
 
 // By value as in the build that has it, and keeps them. NOLINTNEXTLINE(performance-unnecessary-value-param)
 std::unique_ptr<BenchMethod> cuda_kernel_method(std::vector<Linear>, size_t) { throw no_cuda(); }
-BenchMethods cuda_peer_methods(const Linear&) { throw no_cuda(); }
+BenchMethods cuda_peer_methods(const Linear&, const Fp8Weight&) { throw no_cuda(); }
+BenchMethods cuda_w8a8_methods(const Linear&, const Fp8Weight&) { throw no_cuda(); }
 std::string cuda_peers_text() { throw no_cuda(); }
 std::unique_ptr<BenchMethod> cuda_read_method(const Device&) { throw no_cuda(); }
 std::unique_ptr<BenchMethod> cuda_peak_method(const Device&, DType) { throw no_cuda(); }

@@ -23,11 +23,11 @@ struct Activations {
   DType out;  // of y
 };
 
-// What can be timed: one of anyfp8's kernels, a peer, or a limit of the machine. It owns so many copies of
-// its weight that one has left every cache when its turn comes again.
+// What can be timed: one of anyfp8's kernels, a peer, a part of a kernel's work, or a limit of the machine.
+// It owns so many copies of its weight that one has left every cache when its turn comes again.
 class BenchMethod {
  public:
-  enum class Kind { kKernel, kPeer, kRead, kPeak };
+  enum class Kind { kKernel, kPeer, kPart, kRead, kPeak };
   virtual ~BenchMethod() = default;
 
   // For the tokens that are measured next; they outlive the calls. No: this row cannot be measured, and why.

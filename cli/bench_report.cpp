@@ -15,6 +15,7 @@ std::string_view kind_name(Kind kind) {
   switch (kind) {
     case Kind::kKernel: return "kernel";
     case Kind::kPeer: return "peer";
+    case Kind::kPart: return "part";
     case Kind::kRead: return "read";
     default: return "peak";
   }
@@ -140,11 +141,11 @@ std::vector<BenchRow> make_rows(const std::vector<MeasuredMethod>& methods,
     row.gflop_per_s = method->flops() / row.us.median * 1e-3;
     for (size_t i = 0; i < timed.size(); ++i) {
       const BenchMethod& other = *timed[i];
-      const bool worker = row.kind == Kind::kKernel || row.kind == Kind::kPeer;
+      const bool worker = row.kind == Kind::kKernel || row.kind == Kind::kPeer || row.kind == Kind::kPart;
       if (worker && other.kind == Kind::kRead) {
         row.of_read = time_ratio(samples[i], mine);
         row.of_read->value *= method->read_bytes() / other.read_bytes();
-      } else if (worker && other.kind == Kind::kPeak) {
+      } else if (worker && other.kind == Kind::kPeak && method->flops() > 0) {
         row.of_peak = time_ratio(samples[i], mine);
         row.of_peak->value *= method->flops() / other.flops();
       } else if (row.kind == Kind::kKernel && other.kind == Kind::kPeer) {

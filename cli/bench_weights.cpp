@@ -93,7 +93,39 @@ HostTensor allocate_spread(DType dtype, Shape shape) {
   return tensor;
 }
 
+namespace {
+
+// The scheme of the weight, and how activations are quantised.
+struct QuantisedScheme {
+  const char *name, *weight;
+  Group activation;
+  ScaleSource source;
+};
+constexpr QuantisedScheme kQuantisedSchemes[] = {
+    {"w8a8-static", "tensor", kPerTensor, ScaleSource::kStored},
+    {"w8a8-tensor", "tensor", kPerTensor, ScaleSource::kDynamic},
+    {"w8a8-channel", "channel", kPerRow, ScaleSource::kDynamic},
+    {"w8a8-block", "block", kGroup128, ScaleSource::kDynamic},
+};
+
+const QuantisedScheme* find_quantised(const std::string& scheme) {
+  const auto* found = std::find_if(std::begin(kQuantisedSchemes), std::end(kQuantisedSchemes),
+                                   [&](const QuantisedScheme& one) { return scheme == one.name; });
+  return found == std::end(kQuantisedSchemes) ? nullptr : found;
+}
+
+}  // namespace
+
+bool quantises_activations(const std::string& scheme) { return find_quantised(scheme) != nullptr; }
+
 Fp8Weight random_weight(MatrixShape shape, const std::string& scheme) {
+  if (const QuantisedScheme* quantised = find_quantised(scheme)) {
+    Fp8Weight weight = random_weight(shape, quantised->weight);
+    weight.scheme.activation = QuantKey{.group = quantised->activation, .source = quantised->source};
+    // random_activations() are below 1.
+    if (quantised->source == ScaleSource::kStored) weight.input_scale = 1.0F / 448;
+    return weight;
+  }
   Fp8Weight weight;
   const bool wide = scheme == "bf16" || scheme == "f16";
   const DType dtype = scheme == "bf16" ? DType::kBF16 : scheme == "f16" ? DType::kF16 : DType::kE4M3;

@@ -19,7 +19,10 @@ size_t copies_for(const Device& device, size_t weight_bytes);
 // lies in the memory next to the thread that will read it: all split a weight among threads in order.
 HostTensor allocate_spread(DType dtype, Shape shape);
 
-// Random codes. scheme: tensor, channel, block, mxfp8, bf16 or f16.
+// Whether a scheme asks for it: w8a8-static, w8a8-tensor, w8a8-channel, w8a8-block.
+bool quantises_activations(const std::string& scheme);
+
+// Random codes. scheme: tensor, channel, block, mxfp8, bf16, f16, or one of the former.
 Fp8Weight random_weight(MatrixShape shape, const std::string& scheme);
 // One for each copy on the device. On the CPU they differ by where they lie only; elsewhere all are the same
 // host memory, which each is copied from.

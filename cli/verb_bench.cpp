@@ -124,8 +124,8 @@ std::unique_ptr<BenchMethod> kernel_method(std::vector<Linear> copies, size_t we
   return std::make_unique<KernelMethod>(std::move(copies), weight_bytes);
 }
 
-BenchMethods make_peers(const Linear& weight) {
-  return weight.device().kind == DeviceKind::kCuda ? cuda_peer_methods(weight) : peer_methods(weight);
+BenchMethods make_peers(const Linear& linear, const Fp8Weight& weight) {
+  return linear.device().kind == DeviceKind::kCuda ? cuda_peer_methods(linear, weight) : peer_methods(linear);
 }
 
 // Names of kernels to measure for one layer; "": whatever selection takes for each m.
@@ -157,16 +157,18 @@ BenchMethods make_methods(const Arguments& arguments, const Device& device, Matr
   for (size_t index = 0; index < arguments.schemes.size(); ++index) {
     const std::string& scheme = arguments.schemes[index];
     const std::vector<Fp8Weight> weights = copies_of(random_weight(shape, scheme), device);
-    const LinearConfig config = linear_config(weights.front(), arguments.linear);
+    LinearOptions options = arguments.linear;
+    if (quantises_activations(scheme)) options.policy = Policy::kSpeed;
+    const LinearConfig config = linear_config(weights.front(), options);
     for (const std::string& asked : kernels_for(arguments, config, device, environment.disable)) {
       SelectOptions select = environment;
       if (!asked.empty()) select.force = asked;
       std::vector<Linear> copies;
       for (const Fp8Weight& weight : weights)
-        copies.push_back(Linear::create(device, weight, arguments.linear, select));
+        copies.push_back(Linear::create(device, weight, options, select));
       if (first_bytes == 0) {
         first_bytes = weights.front().resident_bytes();
-        if (arguments.peers) peers = make_peers(copies.front());
+        if (arguments.peers) peers = make_peers(copies.front(), weights.front());
       }
       auto method = kernel_method(std::move(copies), weights.front().resident_bytes());
       method->asked = asked;
@@ -196,12 +198,14 @@ double relative_difference(const HostTensor& a, const HostTensor& b) {
   return std::sqrt(difference / std::max(norm, 1e-30));
 }
 
-// A peer is worth its row only if it did the same work: the first kernel's y, up to bf16's rounding.
+// A peer is worth its row only if it did the same work: the first kernel's y, up to bf16's rounding, or that
+// of activations where one of the two has quantised them.
 Verdict check_peer(const BenchMethod& peer, const BenchMethod& kernel) {
-  constexpr double kMost = 0.01;  // 2^-8 for y of bf16, and as much for weights of f16 in bf16
+  // 2^-8 for y of bf16, and as much for weights of f16 in bf16; half a step of e4m3 is 2^-4 at most.
+  const double most = quantises_activations(kernel.scheme) ? 0.05 : 0.01;
   const double difference = relative_difference(peer.result(), kernel.result());
-  ANYFP8_NEED(difference <= kMost, "its y is not that of {}: relative difference {:.2g}, allowed {}",
-              kernel.name, difference, kMost);
+  ANYFP8_NEED(difference <= most, "its y is not that of {}: relative difference {:.2g}, allowed {}",
+              kernel.name, difference, most);
   return Verdict::yes();
 }
 
@@ -356,13 +360,16 @@ void add_bench(CLI::App& app, Run& run) {
       ->type_name("A,B")
       ->delimiter(',')
       ->allow_extra_args(false);
-  verb->add_option("--scheme", arguments->schemes,
-                   "tensor, channel, block, mxfp8, bf16 or f16; several are compared with the first")
+  verb->add_option(
+          "--scheme", arguments->schemes,
+          "tensor, channel, block, mxfp8, bf16 or f16; w8a8-static, -tensor, -channel or -block to quantise "
+          "activations too; several are compared with the first")
       ->type_name("A,B")
       ->delimiter(',')
       ->allow_extra_args(false)
       ->default_str("channel")
-      ->check(CLI::IsMember({"tensor", "channel", "block", "mxfp8", "bf16", "f16"}));
+      ->check(CLI::IsMember({"tensor", "channel", "block", "mxfp8", "bf16", "f16", "w8a8-static",
+                             "w8a8-tensor", "w8a8-channel", "w8a8-block"}));
   add_activations(*verb, arguments->linear.in, {"bf16", "f16", "f32"});
   verb->add_option("--seconds", arguments->seconds, "Time for each row")
       ->type_name("S")

@@ -42,12 +42,15 @@ function(anyfp8_folder name)
 endfunction()
 
 # Machine code and PTX of CUDA sources. A file whose name ends in _sm75, _sm80 or _sm90 is for the cards from that
-# capability on whose blocks have the shared memory (12.0 has that of 8.x); _sm90a is code of Hopper alone; other files
-# are for every card. PTX is compiled when it is loaded, by cards that have no machine code of their major number here.
+# capability on whose blocks have the shared memory (12.0 has that of 8.x); _sm90a is code of Hopper alone, _sm89 of
+# cards that convert to FP8, which Ada cannot do with code for 8.0; other files are for every card. PTX is compiled when it is loaded, by cards that have no machine code of their major number here.
 function(anyfp8_cuda_code)
   foreach(source ${ARGN})
     if(source MATCHES "_sm90a\\.cu$")
       set(code -gencode arch=compute_90a,code=sm_90a)
+    elseif(source MATCHES "_sm89\\.cu$")
+      set(code -gencode arch=compute_89,code=sm_89 -gencode arch=compute_90,code=[sm_90,compute_90]
+               -gencode arch=compute_100,code=sm_100 -gencode arch=compute_120,code=sm_120)
     else()
       set(code "")
       foreach(family "75" "80;120" "90;100")

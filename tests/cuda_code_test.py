@@ -37,6 +37,8 @@ def main(paths):
         own = re.search(r"_sm(\d+)(a?)\.cu\.o$", path)
         if own and own[2]:
             expected = {f"sm_{own[1]}"}  # Hopper's own code: no other card could use PTX of it
+        elif own and own[1] == "89":
+            expected = {"sm_89", "sm_90", "compute_90", "sm_100", "sm_120"}  # cards that convert to FP8
         else:
             families = [int(own[1])] if own else FAMILIES
             expected = {f"compute_{family}" for family in families}

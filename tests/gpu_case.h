@@ -1,6 +1,7 @@
 #pragma once
 
 #include <optional>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -9,6 +10,10 @@
 #include "tests/kernel_case.h"
 
 // What the tests of CUDA kernels share.
+namespace anyfp8 {
+inline void PrintTo(const Kernel* kernel, std::ostream* out) { *out << kernel->name; }
+}  // namespace anyfp8
+
 namespace anyfp8::test {
 
 // The first CUDA device as ANYFP8_CUDA_CC leaves it.
@@ -26,6 +31,32 @@ inline std::optional<Device> first_gpu() {
   } else {                                                          \
     GTEST_SKIP() << "no GPU: " << ::anyfp8::cuda_devices().absence; \
   }
+
+inline std::vector<const Kernel*> cuda_kernels() {
+  std::vector<const Kernel*> kernels;
+  for (const Kernel* kernel : all_kernels()) {
+    if (kernel->device == DeviceKind::kCuda) kernels.push_back(kernel);
+  }
+  return kernels;
+}
+inline std::string kernel_name(const testing::TestParamInfo<const Kernel*>& info) {
+  return std::string(info.param->name);
+}
+
+// Each CUDA kernel that the card and the build have.
+class GpuKernel : public testing::TestWithParam<const Kernel*> {
+ protected:
+  void SetUp() override {
+    ANYFP8_NEED_GPU(device_);
+    if (kernel().apply == nullptr) GTEST_SKIP() << kernel().name << " is not in this build";
+    if (const Verdict verdict = supports(kernel(), device_); !verdict) {
+      GTEST_SKIP() << kernel().name << ": " << verdict.reason();
+    }
+  }
+  const Kernel& kernel() const { return *GetParam(); }
+
+  Device device_;
+};
 
 // Weight schemes as checkpoints have them.
 inline std::vector<QuantKey> checkpoint_schemes() {

@@ -16,36 +16,11 @@
 #include "tests/gpu_case.h"
 
 namespace anyfp8 {
-
-void PrintTo(const Kernel* kernel, std::ostream* out) { *out << kernel->name; }
-
 namespace {
 
 using namespace test;
 
 constexpr DType kHalf[] = {DType::kBF16, DType::kF16};
-
-std::vector<const Kernel*> cuda_kernels() {
-  std::vector<const Kernel*> kernels;
-  for (const Kernel* kernel : all_kernels()) {
-    if (kernel->device == DeviceKind::kCuda) kernels.push_back(kernel);
-  }
-  return kernels;
-}
-
-class GpuKernel : public testing::TestWithParam<const Kernel*> {
- protected:
-  void SetUp() override {
-    ANYFP8_NEED_GPU(device_);
-    if (kernel().apply == nullptr) GTEST_SKIP() << kernel().name << " is not in this build";
-    if (const Verdict verdict = supports(kernel(), device_); !verdict) {
-      GTEST_SKIP() << kernel().name << ": " << verdict.reason();
-    }
-  }
-  const Kernel& kernel() const { return *GetParam(); }
-
-  Device device_;
-};
 
 // How a fused kernel cuts the call into blocks; nothing of others.
 struct Cut {
@@ -380,125 +355,7 @@ TEST_P(GpuConformance, MxScalesFarApartAreExactWhateverElseIsInTheRow) {
   }
 }
 
-// Kernels that round activations, held to what that rounding may do.
-class GpuQuantised : public GpuKernel {
- protected:
-  void SetUp() override {
-    GpuKernel::SetUp();
-    if (IsSkipped()) return;
-    if (kernel().activation != ActivationUse::kQuantized) GTEST_SKIP() << "keeps activations: GpuConformance";
-  }
-
-  // The scale by which x[t, c] is divided before it becomes a code.
-  static double activation_scale(const Layer& layer, const Matrix& x, int64_t t, int64_t c) {
-    const QuantKey& key = *layer.config.scheme.activation;
-    if (layer.input_scale) return *layer.input_scale;
-    const int64_t row_begin = key.group.rows == 0 ? 0 : t, row_end = key.group.rows == 0 ? x.rows : t + 1;
-    const int64_t col_begin = key.group.cols == 0 ? 0 : c / key.group.cols * key.group.cols;
-    const int64_t col_end = key.group.cols == 0 ? x.cols : std::min(col_begin + key.group.cols, x.cols);
-    double largest = 0;
-    for (int64_t i = row_begin; i < row_end; ++i) {
-      for (int64_t j = col_begin; j < col_end; ++j) largest = std::max(largest, std::fabs(x.at(i, j)));
-    }
-    return largest / (key.dtype == DType::kE5M2 ? 57344.0 : 448.0);
-  }
-
-  // Beside what expect_close() allows, 4 standard deviations of independent roundings of x: half a step of
-  // e4m3 (2^-4 of the value; 2^-10 of the scale near zero) or of e5m2 (2^-3; 2^-17), uniform.
-  static void expect_close_to_rounded(const Layer& layer, const Matrix& x, const Matrix& y) {
-    const bool e5m2 = layer.config.scheme.activation->dtype == DType::kE5M2;
-    const double per_term = 2 * (2 + std::sqrt(static_cast<double>(layer.config.k))) * 0x1p-24;
-    const int64_t rows_every = 1 + x.rows / 8;
-    for (int64_t t = 0; t < x.rows; t += rows_every) {
-      std::vector<double> half_step(static_cast<size_t>(x.cols));
-      double scale = 0;
-      for (int64_t c = 0; c < x.cols; ++c) {
-        if (c % 128 == 0) scale = activation_scale(layer, x, t, c);
-        half_step[static_cast<size_t>(c)] =
-            std::max(std::fabs(x.at(t, c)) * (e5m2 ? 0x1p-3 : 0x1p-4), scale * (e5m2 ? 0x1p-17 : 0x1p-10));
-      }
-      for (int64_t n = t % 3; n < layer.config.n; n += 3) {
-        double truth = layer.bias.empty() ? 0 : layer.bias[static_cast<size_t>(n)], terms = std::fabs(truth);
-        double variance = 0, largest = 0;
-        for (int64_t c = 0; c < x.cols; ++c) {
-          const double w = layer.weight_at(n, c), rounding = std::fabs(w) * half_step[static_cast<size_t>(c)];
-          truth += w * x.at(t, c);
-          terms += std::fabs(w * x.at(t, c));
-          variance += rounding * rounding / 3;
-          largest = std::max(largest, rounding);
-        }
-        // The bias comes in y's type.
-        const double bound = 4 * std::sqrt(variance) + largest + per_term * terms +
-                             unit_roundoff(y.dtype) * (std::fabs(truth) + terms / 64) +
-                             smallest_step(y.dtype);
-        ASSERT_LE(std::fabs(y.at(t, n) - truth), bound)
-            << "y[" << t << ", " << n << "] = " << y.at(t, n) << ", truth " << truth;
-      }
-    }
-  }
-};
-
-TEST_P(GpuQuantised, EveryPairOfSchemesHoldsTheErrorBound) {
-  const QuantKey kActivations[] = {{.group = kPerTensor, .source = ScaleSource::kStored},
-                                   {.group = kPerTensor, .source = ScaleSource::kDynamic},
-                                   {.group = kPerRow, .source = ScaleSource::kDynamic},
-                                   {.group = kGroup128, .source = ScaleSource::kDynamic}};
-  constexpr Grid kShapes[] = {{16, 16}, {64, 64}, {48, 208}, {128, 128}, {144, 320}, {272, 1024}};
-  std::mt19937 random(6);
-  size_t ran = 0;
-  for (const QuantKey& weight : checkpoint_schemes()) {
-    for (const QuantKey& activation : kActivations) {
-      for (const Grid& shape : kShapes) {
-        for (const DType half : kHalf) {
-          LinearConfig config = config_of(shape.rows, shape.cols, weight, half, half, ran % 2 == 1);
-          config.scheme.activation = activation;
-          config.policy = Policy::kSpeed;
-          if (!can_implement(kernel(), config, device_)) continue;
-          ++ran;
-          Layer layer = random_layer(config, random);
-          if (activation.source == ScaleSource::kStored) layer.input_scale = 6.0f / 448;  // above any x here
-          for (const int64_t m : {1, 2, 3, 5, 16, 33, 130}) {
-            SCOPED_TRACE(scheme_text(config.scheme) + ", n = " + std::to_string(config.n) +
-                         ", k = " + std::to_string(config.k) + ", m = " + std::to_string(m) + ", " +
-                         std::string(dtype_name(half)));
-            Matrix x = random_matrix(half, m, config.k, m % 3 * 8, random);
-            expect_close_to_rounded(layer, x, run(kernel(), device_, layer, x, m % 2 * 8));
-            if (HasFatalFailure() || HasNonfatalFailure()) return;
-          }
-        }
-      }
-    }
-  }
-  EXPECT_GT(ran, 0u) << "it refused everything";
-}
-
-// No row is all zero in practice but that of padding: its scale must not become 1/0.
-TEST_P(GpuQuantised, TokensOfZeroesGiveTheBias) {
-  std::mt19937 random(7);
-  for (const Group group : {kPerTensor, kPerRow, kGroup128}) {
-    LinearConfig config = config_of(64, 128, {.group = group == kGroup128 ? kBlock128 : group}, DType::kBF16,
-                                    DType::kBF16, true);
-    config.scheme.activation = QuantKey{.group = group, .source = ScaleSource::kDynamic};
-    config.policy = Policy::kSpeed;
-    if (!can_implement(kernel(), config, device_)) continue;
-    const Layer layer = random_layer(config, random);
-    Matrix x(DType::kBF16, 5, config.k, 0);
-    std::fill(x.bytes.begin(), x.bytes.end(), uint8_t{0});
-    const Matrix y = run(kernel(), device_, layer, x);
-    for (int64_t t = 0; t < x.rows; ++t) {
-      for (int64_t n = 0; n < config.n; ++n) {
-        ASSERT_EQ(y.at(t, n), bf16_to_f32(f32_to_bf16(layer.bias[static_cast<size_t>(n)])))
-            << group_text(group);
-      }
-    }
-  }
-}
-
-const auto name_of = [](const testing::TestParamInfo<const Kernel*>& info) {
-  return std::string(info.param->name);
-};
-INSTANTIATE_TEST_SUITE_P(Kernels, GpuConformance, testing::ValuesIn(cuda_kernels()), name_of);
-INSTANTIATE_TEST_SUITE_P(Kernels, GpuQuantised, testing::ValuesIn(cuda_kernels()), name_of);
+INSTANTIATE_TEST_SUITE_P(Kernels, GpuConformance, testing::ValuesIn(cuda_kernels()), kernel_name);
 
 }  // namespace
 }  // namespace anyfp8

@@ -212,6 +212,68 @@ TEST_F(GpuLinear, ACapturedGraphSeesUpdatedWeights) {
   }
 }
 
+// The schemes of W8A8 checkpoints; seeds differ in every value, the stored scale too.
+std::vector<Fp8Weight> quantised_weights(unsigned seed) {
+  const auto make = [&](QuantizeScheme scheme, Group activation, ScaleSource source) {
+    Fp8Weight weight = layer_weight(seed, scheme, seed == 1 ? 0.05f : 40);
+    weight.scheme.activation = QuantKey{.group = activation, .source = source};
+    if (source == ScaleSource::kStored) weight.input_scale = 0.01f * static_cast<float>(seed);
+    weight.bias = random_weight(1, kN, seed, 1).reshaped({kN});
+    return weight;
+  };
+  return {make(QuantizeScheme::kTensor, kPerTensor, ScaleSource::kStored),
+          make(QuantizeScheme::kTensor, kPerTensor, ScaleSource::kDynamic),
+          make(QuantizeScheme::kChannel, kPerTensor, ScaleSource::kStored),
+          make(QuantizeScheme::kChannel, kPerRow, ScaleSource::kDynamic),
+          make(QuantizeScheme::kBlock, kGroup128, ScaleSource::kDynamic)};
+}
+constexpr LinearOptions kSpeed{.in = DType::kF16, .out = DType::kF16, .policy = Policy::kSpeed};
+
+TEST_F(GpuLinear, QuantisedAppliesInAGraphEqualEagerOnesAndSeeUpdates) {
+  const Kernel& kernel = *find_kernel("cuda_cublaslt_w8a8");
+  const SelectOptions forced{.force = std::string(kernel.name)};
+  const OwnStream stream;
+  const std::vector<Fp8Weight> before = quantised_weights(1), after = quantised_weights(2);
+  size_t ran = 0;
+  for (size_t i = 0; i < before.size(); ++i) {
+    if (!can_implement(kernel, linear_config(before[i], kSpeed), device_)) continue;
+    SCOPED_TRACE(scheme_text(before[i].scheme));
+    ++ran;
+    Linear linear = Linear::create(device_, before[i], kSpeed, forced, stream);
+    const Linear other = Linear::create(device_, after[i], kSpeed, forced, stream);
+    std::vector<Operands> operands;
+    std::vector<std::vector<uint8_t>> first, second;
+    Workspace workspace(device_);
+    for (const int64_t m : {1, 3, 128, 130, 515, 1024}) {
+      operands.emplace_back(device_, m, static_cast<unsigned>(m));
+      first.push_back(eager(linear, operands.back()));
+      second.push_back(eager(other, operands.back()));
+      ASSERT_TRUE(first.back() != second.back());
+      workspace.reserve(linear.workspace_bytes(m));
+    }
+    const Graph graph(stream, [&] {
+      for (size_t call = 0; call < 504; ++call)
+        operands[call % operands.size()].apply(linear, workspace, stream);
+    });
+    for (const auto* expected : {&first, &second}) {
+      for (const Operands& o : operands) o.clear();
+      graph.launch(stream);
+      for (size_t o = 0; o < operands.size(); ++o)
+        ASSERT_TRUE(operands[o].result() == (*expected)[o]) << "m = " << operands[o].tokens;
+      linear.update_weights(after[i], stream);
+    }
+  }
+  if (ran == 0) GTEST_SKIP() << device_.name << " runs none of them";
+}
+
+TEST_F(GpuLinear, AStaticActivationScaleThatIsMissingIsRefusedAtCreation) {
+  const Kernel& kernel = *find_kernel("cuda_cublaslt_w8a8");
+  Fp8Weight weight = quantised_weights(1).front();
+  weight.input_scale.reset();
+  if (!can_implement(kernel, linear_config(weight, kSpeed), device_)) GTEST_SKIP() << "no FP8 tensor cores";
+  EXPECT_THROW(Linear::create(device_, weight, kSpeed, {.force = std::string(kernel.name)}), Error);
+}
+
 TEST_F(GpuLinear, ApplyAllocatesNothing) {
   const Linear linear = Linear::create(device_, layer_weight(1), kHalf);
   std::vector<Operands> operands;

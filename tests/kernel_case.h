@@ -66,6 +66,7 @@ struct Layer {
   Grid grid{0, 0};
   bool finite = true;                // no code is NaN or infinite
   std::optional<float> input_scale;  // of activations, where the scheme says it is stored
+  std::optional<float> input_scale_ub;
 
   double weight_at(int64_t row, int64_t col) const {
     const QuantKey& key = config.scheme.weight;
@@ -214,11 +215,12 @@ inline Matrix run_on_cuda(const Kernel& kernel, const Device& device, const Laye
   Matrix y(layer.config.out, x.rows, layer.config.n, gap);
   const size_t bytes = scratch_bytes(kernel, device, layer, x.rows);
   const float input_scale = layer.input_scale.value_or(0), max_scale = layer.max_scale();
+  const float upper_bound = layer.input_scale_ub.value_or(0);
   const DeviceBuffer data(device, layer.device_codes(kernel.layout)), scale(device, layer.scale),
       bias(device, layer.bias.data(), layer.bias.size() * sizeof(float)),
       input(device, &input_scale, sizeof(float)), largest(device, &max_scale, sizeof(float)),
-      from(device, x.bytes, skip * dtype_bytes(x.dtype)), to(device, y.bytes, skip * dtype_bytes(y.dtype)),
-      scratch(device, bytes);
+      most(device, &upper_bound, sizeof(float)), from(device, x.bytes, skip * dtype_bytes(x.dtype)),
+      to(device, y.bytes, skip * dtype_bytes(y.dtype)), scratch(device, bytes);
 
   PlacedWeight placed;
   placed.config = layer.config;
@@ -230,6 +232,7 @@ inline Matrix run_on_cuda(const Kernel& kernel, const Device& device, const Laye
   placed.finite_codes = layer.finite;
   placed.bias = layer.bias.empty() ? nullptr : static_cast<const float*>(bias.data());
   placed.input_scale = layer.input_scale ? static_cast<const float*>(input.data()) : nullptr;
+  placed.input_scale_ub = layer.input_scale_ub ? static_cast<const float*>(most.data()) : nullptr;
   placed.max_scale = layer.scale.empty() ? nullptr : static_cast<const float*>(largest.data());
   TensorView x_view = x.view(), y_view = y.view();
   x_view.data = from.data();

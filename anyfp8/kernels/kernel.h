@@ -56,6 +56,7 @@ struct PlacedWeight {
   // The largest scale, one f32: on CUDA devices alone, and null without scales. Device memory like the rest,
   // so that a captured graph sees it change.
   const float* max_scale = nullptr;
+  const float* input_scale_ub = nullptr;  // one upper bound of dynamic activation amax, or null
 };
 
 // Scratch memory on the kernel's device: at least the kernel's workspace_bytes(m), 64-byte aligned.

@@ -15,7 +15,7 @@ namespace anyfp8 {
 //   scale        [grid.rows, grid.cols] as given: f32, or e8m0 codes
 //   max_scale    f32, the largest of these
 //   bias         [n] f32
-//   input_scale  f32
+//   input_scale, input_scale_ub   f32 each, where the weight has them
 class CudaWeight final : public WeightStore {
  public:
   static bool can_hold(Layout layout) noexcept {
@@ -39,7 +39,7 @@ class CudaWeight final : public WeightStore {
   QuantScheme scheme_;
   int64_t n_, k_;
   size_t row_bytes_, pitch_;  // of data
-  DeviceMemory data_, scale_, max_scale_, bias_, input_scale_;
+  DeviceMemory data_, scale_, max_scale_, bias_, input_scale_, input_scale_ub_;
 };
 
 }  // namespace anyfp8

@@ -76,6 +76,7 @@ PlacedWeight HostWeight::view(const LinearConfig& config) const {
   placed.finite_codes = true;
   placed.bias = bias_.as<float>();
   placed.input_scale = weight_.input_scale ? &*weight_.input_scale : nullptr;
+  placed.input_scale_ub = weight_.input_scale_ub ? &*weight_.input_scale_ub : nullptr;
   return placed;
 }
 

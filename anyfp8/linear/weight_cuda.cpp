@@ -38,17 +38,21 @@ CudaWeight::CudaWeight(const Device& device, const Fp8Weight& weight, Layout lay
       scale_(device, bytes_of(weight.scale)),
       max_scale_(device, weight.quantized() ? sizeof(float) : 0),
       bias_(device, weight.bias.defined() ? static_cast<size_t>(n_) * sizeof(float) : 0),
-      input_scale_(device, weight.input_scale ? sizeof(float) : 0) {
+      input_scale_(device, weight.input_scale ? sizeof(float) : 0),
+      input_scale_ub_(device, weight.input_scale_ub ? sizeof(float) : 0) {
   fill(weight, stream);
 }
 
 void CudaWeight::replace(Fp8Weight weight, Stream stream) {
-  // Graphs read it where it is, or do without.
-  if (weight.input_scale.has_value() != (input_scale_.bytes() > 0)) {
+  // Graphs read them where they are, or do without.
+  const auto check_same = [](const char* name, const DeviceMemory& held, bool given) {
+    if ((held.bytes() > 0) == given) return;
     throw fail(ErrorCode::kInvalidArgument,
-               "the layer {} a static activation scale and the new weight {}; only the values may change",
-               input_scale_.bytes() > 0 ? "has" : "has not", weight.input_scale ? "has" : "has not");
-  }
+               "the layer {} {} and the new weight {}; only the values may change", given ? "has not" : "has",
+               name, given ? "has" : "has not");
+  };
+  check_same("a static activation scale", input_scale_, weight.input_scale.has_value());
+  check_same("an upper bound of activations", input_scale_ub_, weight.input_scale_ub.has_value());
   fill(weight, stream);
 }
 
@@ -73,6 +77,8 @@ void CudaWeight::fill(const Fp8Weight& weight, Stream stream) {
   copy_to_device(bias_.data(), bias.data(), bias_.bytes(), stream);
   const float input_scale = weight.input_scale.value_or(0);
   copy_to_device(input_scale_.data(), &input_scale, input_scale_.bytes(), stream);
+  const float upper_bound = weight.input_scale_ub.value_or(0);
+  copy_to_device(input_scale_ub_.data(), &upper_bound, input_scale_ub_.bytes(), stream);
   // Fused kernels read weights before they wait for what was queued before them (programmatic dependent
   // launch), so the next launch, on whatever stream, must find them complete. The caller may free `weight`
   // then, too.
@@ -89,6 +95,7 @@ PlacedWeight CudaWeight::view(const LinearConfig& config) const {
   placed.finite_codes = true;
   placed.bias = static_cast<const float*>(bias_.data());
   placed.input_scale = static_cast<const float*>(input_scale_.data());
+  placed.input_scale_ub = static_cast<const float*>(input_scale_ub_.data());
   placed.max_scale = static_cast<const float*>(max_scale_.data());
   return placed;
 }
@@ -115,7 +122,8 @@ HostTensor CudaWeight::dequantize(int64_t row_begin, int64_t row_end) const {
 }
 
 size_t CudaWeight::resident_bytes() const noexcept {
-  return data_.bytes() + scale_.bytes() + max_scale_.bytes() + bias_.bytes() + input_scale_.bytes();
+  return data_.bytes() + scale_.bytes() + max_scale_.bytes() + bias_.bytes() + input_scale_.bytes() +
+         input_scale_ub_.bytes();
 }
 
 }  // namespace anyfp8

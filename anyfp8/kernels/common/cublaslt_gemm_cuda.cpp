@@ -1,50 +1,21 @@
 #include "anyfp8/kernels/common/cublaslt_gemm_cuda.h"
 
-#include <cublasLt.h>
-#include <cuda_runtime_api.h>
-
 #include <algorithm>
 #include <array>
 #include <map>
 #include <mutex>
 
-#include "anyfp8/base/text.h"
-#include "anyfp8/device/check_cuda.h"
+#include "anyfp8/kernels/common/cublaslt_calls.h"
 
 // cuBLASLt sees the transposed product, columns first:
 //   D[n, m] = op(A)[n, k] · B[k, m] + bias[n]   A = w as [k, n], transposed; B = x as [k, m]; D = y as [n, m]
 namespace anyfp8 {
 namespace {
 
-void check_cublas(cublasStatus_t status, const char* what) {
-  if (status == CUBLAS_STATUS_SUCCESS) return;
-  throw fail(ErrorCode::kCuda, "{} ({}) from {}", cublasLtGetStatusString(status), static_cast<int>(status),
-             what);
-}
-
-// Making a handle or asking for an algorithm may allocate and load code, which a captured stream of this
-// thread would forbid though nothing of it is queued there.
-class RelaxedCapture {
- public:
-  RelaxedCapture() { ANYFP8_CUDA_CHECK(cudaThreadExchangeStreamCaptureMode(&mode_)); }
-  ~RelaxedCapture() {
-    if (cudaThreadExchangeStreamCaptureMode(&mode_) != cudaSuccess) static_cast<void>(cudaGetLastError());
-  }
-  RelaxedCapture(const RelaxedCapture&) = delete;
-  RelaxedCapture& operator=(const RelaxedCapture&) = delete;
-
- private:
-  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
-};
-
 // The largest power of two up to 256, cuBLASLt's own default, that divides the address.
 uint32_t alignment_of(const void* pointer) {
   const auto address = reinterpret_cast<uintptr_t>(pointer) | 256;
   return static_cast<uint32_t>(address & -address);
-}
-
-cudaDataType_t cuda_type(DType dtype) {
-  return dtype == DType::kF32 ? CUDA_R_32F : dtype == DType::kBF16 ? CUDA_R_16BF : CUDA_R_16F;
 }
 
 // On the stack: cublasLt's Create functions would allocate.
@@ -56,29 +27,17 @@ struct Problem {
     const cudaDataType_t type = cuda_type(gemm.dtype);
     check_cublas(cublasLtMatmulDescInit(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F),
                  "cublasLtMatmulDescInit");
-    set(CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
+    set(operation, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
     if (gemm.bias != nullptr) {
-      set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
-      set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, gemm.bias);
+      set(operation, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
+      set(operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, gemm.bias);
     }
-    if (gemm.factors != nullptr) set(CUBLASLT_MATMUL_DESC_POINTER_MODE, CUBLASLT_POINTER_MODE_DEVICE);
-    layout(a, type, gemm.k, gemm.n, gemm.w_stride);
-    layout(b, type, gemm.k, gemm.m, gemm.x_stride);
-    layout(d, cuda_type(gemm.out), gemm.n, gemm.m, gemm.y_stride);
-  }
-
- private:
-  template <typename Value>
-  void set(cublasLtMatmulDescAttributes_t attribute, const Value& value) {
-    check_cublas(cublasLtMatmulDescSetAttribute(&operation, attribute, &value, sizeof(value)),
-                 "cublasLtMatmulDescSetAttribute");
-  }
-  // The stride of a single row means nothing and may be below its length.
-  static void layout(cublasLtMatrixLayoutOpaque_t& layout, cudaDataType_t type, int64_t rows, int64_t columns,
-                     int64_t stride) {
-    check_cublas(cublasLtMatrixLayoutInit(&layout, type, static_cast<uint64_t>(rows),
-                                          static_cast<uint64_t>(columns), std::max(stride, rows)),
-                 "cublasLtMatrixLayoutInit");
+    if (gemm.factors != nullptr) {
+      set(operation, CUBLASLT_MATMUL_DESC_POINTER_MODE, CUBLASLT_POINTER_MODE_DEVICE);
+    }
+    init_layout(a, type, gemm.k, gemm.n, gemm.w_stride);
+    init_layout(b, type, gemm.k, gemm.m, gemm.x_stride);
+    init_layout(d, cuda_type(gemm.out), gemm.n, gemm.m, gemm.y_stride);
   }
 };
 
@@ -104,25 +63,13 @@ Key key_of(int device, const CublasGemm& gemm, size_t workspace_bytes) {
           static_cast<int64_t>(workspace_bytes)};
 }
 
-template <typename Value>
-void set(cublasLtMatmulPreferenceOpaque_t& preference, cublasLtMatmulPreferenceAttributes_t attribute,
-         const Value& value) {
-  check_cublas(cublasLtMatmulPreferenceSetAttribute(&preference, attribute, &value, sizeof(value)),
-               "cublasLtMatmulPreferenceSetAttribute");
-}
-
 cublasLtMatmulAlgo_t choose_algorithm(cublasLtHandle_t handle, const CublasGemm& gemm, Problem& problem,
                                       size_t workspace_bytes) {
-  cublasLtMatmulPreferenceOpaque_t preference{};
-  check_cublas(cublasLtMatmulPreferenceInit(&preference), "cublasLtMatmulPreferenceInit");
-  set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t{workspace_bytes});
+  cublasLtMatmulPreferenceOpaque_t preference = preference_for(workspace_bytes);
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment_of(gemm.w));
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment_of(gemm.x));
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment_of(gemm.y));
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment_of(gemm.y));
-  // Parts of k are added in fp32, never in y's 16 bits.
-  set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-      uint32_t{CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE});
   cublasLtMatmulHeuristicResult_t result{};
   int found = 0;
   const cublasStatus_t status =
@@ -159,8 +106,7 @@ class Plans {
     const std::lock_guard lock(mutex_);
     if (const auto known = plans_.find(key); known != plans_.end()) return known->second;
     const RelaxedCapture relaxed;
-    cublasLtHandle_t& handle = handles_[device];
-    if (handle == nullptr) check_cublas(cublasLtCreate(&handle), "cublasLtCreate");
+    cublasLtHandle_t const handle = cublas_handle(device);
     // A model has up to a dozen shapes of slabs and products, and a server any m: 65536 plans, about 16 MB,
     // are those of 5000 m. What comes beyond begins anew.
     constexpr size_t kMostPlans = 65536;
@@ -172,11 +118,19 @@ class Plans {
 
  private:
   std::mutex mutex_;
-  std::map<int, cublasLtHandle_t> handles_;  // by device
   std::map<Key, Plan> plans_;
 };
 
 }  // namespace
+
+cublasLtHandle_t cublas_handle(int device) {
+  static std::mutex mutex;
+  static auto* handles = new std::map<int, cublasLtHandle_t>;  // lives as long as the plans
+  const std::lock_guard lock(mutex);
+  cublasLtHandle_t& handle = (*handles)[device];
+  if (handle == nullptr) check_cublas(cublasLtCreate(&handle), "cublasLtCreate");
+  return handle;
+}
 
 void cublaslt_gemm(const CublasGemm& gemm, Scratch workspace, Stream stream) {
   Problem problem(gemm);

@@ -4,6 +4,7 @@
 #include "anyfp8/kernels/common/cublaslt_gemm_cuda.h"
 #include "anyfp8/kernels/common/fp8_decode.cuh"
 #include "anyfp8/kernels/common/k64_shuffle.h"
+#include "anyfp8/kernels/common/quad_transpose.cuh"
 #include "anyfp8/kernels/cuda_dequant_w8a16/slab_power.h"
 #include "anyfp8/kernels/cuda_dequant_w8a16/slab_split.h"
 
@@ -14,7 +15,6 @@ using namespace device_code;
 
 constexpr int kThreads = 256;
 constexpr int kRowsEach = 4;  // of a thread: so many loads are on their way at once
-constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 
 // Rows of a weight and where they go.
 struct Slab {
@@ -48,21 +48,6 @@ __device__ inline uint32_t pack_rounded(float low, float high) {
   } else {
     const __half2 pair = __floats2half2_rn(low, high);
     return *reinterpret_cast<const uint32_t*>(&pair);
-  }
-}
-
-// Lanes 4q .. 4q + 3: words[j] of lane t becomes words[t] of lane j.
-__device__ inline void transpose_quad(uint32_t (&words)[4]) {
-  const bool odd = threadIdx.x & 1, upper = threadIdx.x & 2;
-#pragma unroll
-  for (int i = 0; i < 4; i += 2) {
-    const uint32_t got = __shfl_xor_sync(kAllLanes, odd ? words[i] : words[i + 1], 1);
-    (odd ? words[i] : words[i + 1]) = got;
-  }
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const uint32_t got = __shfl_xor_sync(kAllLanes, upper ? words[i] : words[i + 2], 2);
-    (upper ? words[i] : words[i + 2]) = got;
   }
 }
 

@@ -1,0 +1,415 @@
+#include <cuda_fp8.h>
+
+#include <algorithm>
+#include <bit>
+
+#include "anyfp8/device/check_cuda.h"
+#include "anyfp8/kernels/common/activation_scale.h"
+#include "anyfp8/kernels/common/fp8_decode.cuh"
+#include "anyfp8/kernels/common/k64_shuffle.h"
+#include "anyfp8/kernels/common/quad_transpose.cuh"
+#include "anyfp8/kernels/common/quantize_activation.h"
+
+// A thread takes units of 16 elements, a quarter of a 64-code chunk. Lane s of four has k = 16s .. 16s + 15,
+// of which lane t stores k = 16s + 2t, + 8, + 1, + 9 as word s of its 16 bytes: a transposition of words.
+namespace anyfp8 {
+namespace {
+
+using namespace device_code;
+
+constexpr int kUnit = 16;
+constexpr uint32_t kUnitsOfGroup = 128 / kUnit;
+constexpr int kLeastThreads = 256, kMostThreads = 512;  // of a block
+constexpr int kUnitsOfFlat = 2;  // of a thread where no whole row has to be looked at first
+
+enum class Scaling { kStored, kToken, kGroup, kTensor };
+
+struct Work {
+  const uint16_t* x;
+  int64_t x_stride;
+  uint32_t x_rows, k, units;  // units of a row with its padding
+  bool x_aligned;             // rows begin at multiples of 16 bytes
+  DType code;                 // no parameter of the templates: a branch for 16 codes costs nothing
+  uint32_t row_begin, rows;   // of codes
+  const float *stored_scale, *upper_bound;
+  uint8_t* codes;
+  float* scales;
+  uint32_t* maxima;
+  uint32_t maxima_count;
+  uint32_t row_blocks;  // blockIdx.x beyond these: extras
+  ProductExtras extras;
+};
+
+// Programmatic dependent launch: nothing is read or written before what was queued earlier is done.
+__device__ inline void wait_for_inputs() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// The kernel that was queued next may begin, and come to its own wait.
+__device__ inline void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+using Unit = uint32_t[kUnit / 2];  // pairs
+
+// What is seldom done stands out of line, once: the kernels' own code stays in the instruction cache.
+struct UnitOutOfLine {
+  Unit x;
+};
+__device__ __noinline__ UnitOutOfLine load_some(const uint16_t* from, uint32_t count) {
+  UnitOutOfLine unit;
+#pragma unroll
+  for (uint32_t i = 0; i < kUnit / 2; ++i) {
+    const uint32_t low = 2 * i < count ? __ldg(from + 2 * i) : 0;
+    const uint32_t high = 2 * i + 1 < count ? __ldg(from + 2 * i + 1) : 0;
+    unit.x[i] = low | high << 16;
+  }
+  return unit;
+}
+
+// 16 elements of row `row` of x; zeros beyond x.
+__device__ inline void load_unit(const Work& w, uint32_t row, uint32_t unit, Unit& x) {
+  const uint32_t k = unit * kUnit;
+  const uint16_t* const from = w.x + row * w.x_stride + k;
+  uint4 low{}, high{};
+  if (row < w.x_rows && k < w.k) {
+    if (w.x_aligned && k + kUnit <= w.k) {
+      low = __ldg(reinterpret_cast<const uint4*>(from));
+      high = __ldg(reinterpret_cast<const uint4*>(from) + 1);
+    } else {
+      const auto [some] = load_some(from, w.k - k);
+      low = make_uint4(some[0], some[1], some[2], some[3]);
+      high = make_uint4(some[4], some[5], some[6], some[7]);
+    }
+  }
+  x[0] = low.x, x[1] = low.y, x[2] = low.z, x[3] = low.w;
+  x[4] = high.x, x[5] = high.y, x[6] = high.z, x[7] = high.w;
+}
+
+// The larger magnitudes of two pairs, under any signs; a NaN counts as the smaller.
+template <DType kIn>
+__device__ inline uint32_t larger_magnitudes(uint32_t a, uint32_t b) {
+  uint32_t larger;
+  if constexpr (kIn == DType::kBF16) {
+    asm("max.xorsign.abs.bf16x2 %0, %1, %2;" : "=r"(larger) : "r"(a), "r"(b));
+  } else {
+    asm("max.xorsign.abs.f16x2 %0, %1, %2;" : "=r"(larger) : "r"(a), "r"(b));
+  }
+  return larger;
+}
+
+// The 16 bits of the largest |x|, which are ordered as the numbers are. Infinity counts, and NaN where there
+// is nothing else.
+template <DType kIn>
+__device__ inline uint32_t amax(const Unit& x) {
+  uint32_t pair = 0;
+#pragma unroll
+  for (const uint32_t v : x) pair = larger_magnitudes<kIn>(pair, v);
+  return max(pair & 0x7FFF, pair >> 16 & 0x7FFF);
+}
+
+template <DType kIn>
+__device__ inline uint32_t finite_amax(const Unit& x) {
+  constexpr uint32_t kInfinity = kIn == DType::kBF16 ? 0x7F80 : 0x7C00;
+  uint32_t largest = amax<kIn>(x);
+  if (largest < kInfinity) return largest;
+  largest = 0;
+  for (const uint32_t v : x) {
+    for (const uint32_t bits : {v & 0x7FFF, v >> 16 & 0x7FFF}) {
+      if (bits < kInfinity) largest = max(largest, bits);
+    }
+  }
+  return largest;
+}
+
+template <DType kIn>
+__device__ inline float2 unpack(uint32_t pair) {
+  if constexpr (kIn == DType::kBF16) {
+    return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xFFFF0000u)};
+  } else {
+    return __half22float2(*reinterpret_cast<const __half2*>(&pair));
+  }
+}
+
+struct Divisor {
+  float scale, inverse;
+  bool clamps;
+  bool plain;  // e4m3 codes and a scale that fast_quotient() takes
+};
+
+__device__ inline Divisor make_divisor(const Work& w, float scale, bool clamps) {
+  const bool fast = scale >= kActivationScaleFloor && scale <= kFastScaleEnd;
+  return {scale, __frcp_rn(scale), clamps, fast && w.code == DType::kE4M3};
+}
+
+template <DType kIn>
+__device__ inline Divisor dynamic_divisor(const Work& w, uint32_t amax_bits) {
+  const float bound = w.upper_bound == nullptr ? kNoUpperBound : *w.upper_bound;
+  return make_divisor(w, activation_scale(unpack<kIn>(amax_bits).x, bound, w.code),
+                      clamps_infinity(ScaleSource::kDynamic, w.upper_bound != nullptr));
+}
+
+// Quotients as codes, in words as they are before the transposition.
+template <DType kIn, __nv_fp8_interpretation_t kFormat, typename Quotient>
+__device__ inline uint4 convert(const Unit& x, Quotient quotient) {
+  const auto codes = [&](float first, float second) -> uint32_t {
+    return __nv_cvt_float2_to_fp8x2({quotient(first), quotient(second)}, __NV_SATFINITE, kFormat);
+  };
+  const auto word = [&](int t) {
+    const float2 low = unpack<kIn>(x[t]), high = unpack<kIn>(x[t + 4]);  // k = 2t, 2t + 1, and 8 more
+    return codes(low.x, high.x) | codes(low.y, high.y) << 16;
+  };
+  return make_uint4(word(0), word(1), word(2), word(3));
+}
+
+// Any format, numbers to be clamped, scales that fast_quotient() does not take.
+template <DType kIn>
+__device__ __noinline__ uint4 convert_any(UnitOutOfLine unit, Divisor by, DType code) {
+  const bool fast = by.scale >= kActivationScaleFloor && by.scale <= kFastScaleEnd;
+  const float limit = by.clamps ? 2 * largest_code(code) : kNoUpperBound;
+  const auto quotient = [&](float v) {
+    if (!fast) return __fdiv_rn(v, by.scale);
+    return by.clamps ? fast_clamped_quotient(v, by.scale, by.inverse, limit)
+                     : fast_quotient(v, by.scale, by.inverse);
+  };
+  return code == DType::kE4M3 ? convert<kIn, __NV_E4M3>(unit.x, quotient)
+                              : convert<kIn, __NV_E5M2>(unit.x, quotient);
+}
+
+// Every lane of a warp comes here.
+template <DType kIn>
+__device__ inline void store_codes(const Work& w, uint32_t row, uint32_t unit, const Unit& x,
+                                   const Divisor& by) {
+  // Looked at once for 16 elements: clamping is 2 of the 5 operations that a quotient takes.
+  const bool plain = by.plain && (!by.clamps || unpack<kIn>(amax<kIn>(x)).x * by.inverse <= 2 * kE4M3Max);
+  uint4 codes;
+  if (plain) {
+    codes = convert<kIn, __NV_E4M3>(x, [&](float v) { return fast_quotient(v, by.scale, by.inverse); });
+  } else {
+    codes = convert_any<kIn>({{x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7]}}, by, w.code);
+  }
+  uint32_t words[4] = {codes.x, codes.y, codes.z, codes.w};
+  transpose_quad(words);
+  if (row >= w.rows || unit >= w.units) return;
+  auto* const to = w.codes + (int64_t{row} * w.units + unit) * kUnit;
+  *reinterpret_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
+}
+
+// By thread `thread` of so many that do all of it.
+__device__ __noinline__ void write_extras(const ProductExtras& e, uint32_t thread, uint32_t threads) {
+  for (uint32_t i = thread; i < e.bias_count; i += threads)
+    store_rounded(e.rounded_bias, e.bias_dtype, i, e.bias[i]);
+  for (uint32_t i = thread; i < e.scale_rows * e.scale_cols; i += threads) {
+    e.pitched_scale[i / e.scale_cols * e.scale_pitch + i % e.scale_cols] = e.scale[i];
+  }
+}
+
+// The largest of part `part` of the block, each of so many whole warps.
+__device__ inline uint32_t max_of_part(uint32_t value, uint32_t part, uint32_t warps) {
+  __shared__ uint32_t of_warps[kMostThreads / 32];
+  value = __reduce_max_sync(kAllLanes, value);
+  if (warps == 1) return value;
+  const uint32_t thread = threadIdx.y * blockDim.x + threadIdx.x;
+  if (thread % 32 == 0) of_warps[thread / 32] = value;
+  __syncthreads();
+  for (uint32_t i = 0; i < warps; ++i) value = max(value, of_warps[part * warps + i]);
+  return value;
+}
+
+// The largest finite |x| of what each block sees, for quantize_rows of the tensor.
+template <DType kIn>
+__global__ void __launch_bounds__(kLeastThreads) tensor_amax(const Work w) {
+  wait_for_inputs();
+  let_next_begin();  // x is there, which quantize_rows loads before it waits
+  constexpr int kAtOnce = 4;
+  const uint32_t step = gridDim.x * kLeastThreads, total = w.x_rows * w.units;
+  uint32_t largest = 0;
+  for (uint32_t i = blockIdx.x * kLeastThreads + threadIdx.x; i < total; i += kAtOnce * step) {
+    Unit x[kAtOnce];
+#pragma unroll
+    for (int u = 0; u < kAtOnce; ++u) load_unit(w, (i + u * step) / w.units, (i + u * step) % w.units, x[u]);
+#pragma unroll
+    for (int u = 0; u < kAtOnce; ++u) largest = max(largest, finite_amax<kIn>(x[u]));
+  }
+  largest = max_of_part(largest, 0, kLeastThreads / 32);
+  if (threadIdx.x == 0) w.maxima[blockIdx.x] = largest;
+}
+
+// blockDim.y rows a block. Of a token, a block has the whole row, kUnits of a thread in registers between its
+// maximum and its codes and what is longer read twice; else kUnits are all that a thread takes, and
+// blockIdx.y goes along the row.
+template <DType kIn, Scaling kScaling, int kUnits>
+__global__ void __launch_bounds__(kScaling == Scaling::kToken ? kMostThreads : kLeastThreads,
+                                  kScaling != Scaling::kToken ? 5
+                                  : kUnits <= 2               ? 2
+                                                              : 1) quantize_rows(const Work w) {
+  const uint32_t threads = blockDim.x * blockDim.y, thread = threadIdx.y * blockDim.x + threadIdx.x;
+  if (kScaling != Scaling::kTensor || blockIdx.x >= w.row_blocks) wait_for_inputs();
+  if (blockIdx.x >= w.row_blocks) {
+    const uint32_t block = blockIdx.x - w.row_blocks, blocks = gridDim.x - w.row_blocks;
+    if (blockIdx.y == 0) write_extras(w.extras, block * threads + thread, blocks * threads);
+    return;
+  }
+  const uint32_t row = blockIdx.x * blockDim.y + threadIdx.y, x_row = w.row_begin + row;
+  const uint32_t first = blockIdx.y * blockDim.x * kUnits + threadIdx.x;
+  Unit x[kUnits];
+#pragma unroll
+  for (int u = 0; u < kUnits; ++u) load_unit(w, x_row, first + u * blockDim.x, x[u]);
+
+  Divisor by{};
+  if constexpr (kScaling == Scaling::kStored) {
+    by = make_divisor(w, *w.stored_scale, clamps_infinity(ScaleSource::kStored, false));
+  } else if constexpr (kScaling == Scaling::kTensor) {
+    wait_for_inputs();
+    uint32_t largest = 0;
+    for (uint32_t i = thread; i < w.maxima_count; i += threads) largest = max(largest, w.maxima[i]);
+    by = dynamic_divisor<kIn>(w, max_of_part(largest, 0, threads / 32));
+  } else if constexpr (kScaling == Scaling::kToken) {
+    uint32_t largest = 0;
+#pragma unroll
+    for (int u = 0; u < kUnits; ++u) largest = max(largest, finite_amax<kIn>(x[u]));
+    for (uint32_t unit = first + kUnits * blockDim.x; unit < w.units; unit += blockDim.x) {
+      Unit again;
+      load_unit(w, x_row, unit, again);
+      largest = max(largest, finite_amax<kIn>(again));
+    }
+    by = dynamic_divisor<kIn>(w, max_of_part(largest, threadIdx.y, blockDim.x / 32));
+  }
+  if (kScaling != Scaling::kGroup && row < w.rows && first == 0) w.scales[row] = by.scale;
+
+#pragma unroll
+  for (int u = 0; u < kUnits; ++u) {
+    const uint32_t unit = first + u * blockDim.x;
+    if constexpr (kScaling == Scaling::kGroup) {
+      uint32_t largest = finite_amax<kIn>(x[u]);
+      for (uint32_t other = 1; other < kUnitsOfGroup; other *= 2)
+        largest = max(largest, __shfl_xor_sync(kAllLanes, largest, other));
+      by = dynamic_divisor<kIn>(w, largest);
+      if (row < w.rows && unit < w.units && unit % kUnitsOfGroup == 0)
+        w.scales[int64_t{unit / kUnitsOfGroup} * w.rows + row] = by.scale;
+    }
+    store_codes<kIn>(w, row, unit, x[u], by);
+  }
+  if constexpr (kScaling == Scaling::kToken) {
+    for (uint32_t begin = kUnits * blockDim.x; begin < w.units; begin += blockDim.x) {
+      Unit again;
+      load_unit(w, x_row, begin + threadIdx.x, again);
+      store_codes<kIn>(w, row, begin + threadIdx.x, again, by);
+    }
+  }
+}
+
+using Launch = void (*)(Work);
+
+template <DType kIn>
+Launch kernel_of_type(Scaling scaling, uint32_t units_of_thread) {
+  switch (scaling) {
+    case Scaling::kStored: return quantize_rows<kIn, Scaling::kStored, kUnitsOfFlat>;
+    case Scaling::kGroup: return quantize_rows<kIn, Scaling::kGroup, kUnitsOfFlat>;
+    case Scaling::kTensor: return quantize_rows<kIn, Scaling::kTensor, kUnitsOfFlat>;
+    default: break;
+  }
+  if (units_of_thread <= 1) return quantize_rows<kIn, Scaling::kToken, 1>;
+  if (units_of_thread <= 2) return quantize_rows<kIn, Scaling::kToken, 2>;
+  if (units_of_thread <= 4) return quantize_rows<kIn, Scaling::kToken, 4>;
+  return quantize_rows<kIn, Scaling::kToken, 8>;
+}
+
+Launch kernel_for(DType in, Scaling scaling, uint32_t units_of_thread) {
+  return in == DType::kBF16 ? kernel_of_type<DType::kBF16>(scaling, units_of_thread)
+                            : kernel_of_type<DType::kF16>(scaling, units_of_thread);
+}
+
+Launch amax_for(DType in) {
+  return in == DType::kBF16 ? tensor_amax<DType::kBF16> : tensor_amax<DType::kF16>;
+}
+
+Scaling scaling_of(const QuantKey& key) {
+  if (key.source == ScaleSource::kStored) return Scaling::kStored;
+  return key.group == kPerTensor ? Scaling::kTensor
+         : key.group == kPerRow  ? Scaling::kToken
+                                 : Scaling::kGroup;
+}
+
+uint32_t divided_up(uint32_t a, uint32_t b) { return (a + b - 1) / b; }
+
+void launch_dependent(Launch kernel, dim3 grid, dim3 block, Work work, const Device& device, Stream stream) {
+  cudaLaunchAttribute dependent{};
+  dependent.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  dependent.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.stream = static_cast<cudaStream_t>(stream.handle);
+  config.attrs = &dependent;
+  // From 9.0 on the code waits by itself, see wait_for_inputs().
+  config.numAttrs = device.cc >= ComputeCapability{9, 0} ? 1 : 0;
+  void* parameters[] = {&work};
+  ANYFP8_CUDA_CHECK(cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), parameters));
+}
+
+void launch_amax(DType in, Work& work, const Device& device, Stream stream) {
+  constexpr uint32_t kBlocksEachSm = 4;
+  const auto most = std::min(static_cast<uint32_t>(device.sm_count) * kBlocksEachSm, uint32_t{kMaxima});
+  work.maxima_count = std::min(divided_up(work.x_rows * work.units, kLeastThreads), most);
+  launch_dependent(amax_for(in), work.maxima_count, kLeastThreads, work, device, stream);
+}
+
+void launch_rows(DType in, Scaling scaling, Work work, const Device& device, Stream stream) {
+  // Two units a thread: enough loads on their way at once, and a row of 4096 is spread over 128 threads.
+  const uint32_t most_columns = scaling == Scaling::kToken ? kMostThreads : kLeastThreads;
+  const uint32_t columns = std::clamp(std::bit_ceil(divided_up(work.units, 2)), 32u, most_columns);
+  const dim3 block(columns, std::max(kLeastThreads / columns, 1u));
+  const uint32_t along_row = divided_up(work.units, columns);
+  work.row_blocks = divided_up(work.rows, block.y);
+  const uint32_t extras = std::max(work.extras.bias_count, work.extras.scale_rows * work.extras.scale_cols);
+  constexpr uint32_t kMostExtraBlocks = 32;
+  const uint32_t extra_blocks = std::min(divided_up(extras, kLeastThreads), kMostExtraBlocks);
+  const dim3 grid(work.row_blocks + extra_blocks,
+                  scaling == Scaling::kToken ? 1 : divided_up(along_row, kUnitsOfFlat));
+  launch_dependent(kernel_for(in, scaling, along_row), grid, block, work, device, stream);
+}
+
+}  // namespace
+
+void prepare_quantize_activation(const QuantKey& key, DType in) {
+  const auto load = [](Launch kernel) {
+    cudaFuncAttributes ignored{};
+    ANYFP8_CUDA_CHECK(cudaFuncGetAttributes(&ignored, reinterpret_cast<const void*>(kernel)));
+  };
+  const Scaling scaling = scaling_of(key);
+  for (const uint32_t units_of_thread : {1, 2, 4, 8}) load(kernel_for(in, scaling, units_of_thread));
+  if (scaling == Scaling::kTensor) load(amax_for(in));
+}
+
+void quantize_activation(const ActivationRows& activations, const Device& device, Stream stream) {
+  const TensorView& x = activations.x;
+  Work work{
+      .x = static_cast<const uint16_t*>(x.data),
+      .x_stride = x.row_stride,
+      .x_rows = static_cast<uint32_t>(x.rows),
+      .k = static_cast<uint32_t>(x.cols),
+      .units = static_cast<uint32_t>(shuffled_pitch(x.cols) / kUnit),
+      .x_aligned = reinterpret_cast<uintptr_t>(x.data) % 16 == 0 && x.row_stride % 8 == 0,
+      .code = activations.key.dtype,
+      .row_begin = static_cast<uint32_t>(activations.row_begin),
+      .rows = static_cast<uint32_t>(activations.rows),
+      .stored_scale = activations.stored_scale,
+      .upper_bound = activations.upper_bound,
+      .codes = activations.codes,
+      .scales = activations.scales,
+      .maxima = activations.maxima,
+      .maxima_count = 0,
+      .row_blocks = 0,
+      .extras = activations.extras,
+  };
+  const Scaling scaling = scaling_of(activations.key);
+  if (scaling == Scaling::kTensor) launch_amax(x.dtype, work, device, stream);
+  launch_rows(x.dtype, scaling, work, device, stream);
+}
+
+}  // namespace anyfp8

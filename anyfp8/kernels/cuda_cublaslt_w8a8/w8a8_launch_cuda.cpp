@@ -1,0 +1,98 @@
+#include "anyfp8/kernels/cuda_cublaslt_w8a8/w8a8_launch.h"
+
+#include "anyfp8/base/text.h"
+#include "anyfp8/kernels/cuda_cublaslt_w8a8/copy_rows.h"
+
+namespace anyfp8 {
+namespace w8a8 {
+
+// The codes of a row go on with zeros to its pitch, in x as in the weight: k is the pitch.
+Fp8Product product_of(const LinearConfig& config) {
+  const Group group = config.scheme.weight.group;
+  return {.n = config.n,
+          .k = shuffled_pitch(config.k),
+          .weight = config.scheme.weight.dtype,
+          .activation = config.scheme.activation->dtype,
+          .out = config.out,
+          .scales = group == kPerTensor  ? Fp8Scales::kTensor
+                    : group == kBlock128 ? Fp8Scales::kBlock128
+                                         : Fp8Scales::kOuter,
+          .bias = config.bias};
+}
+
+ActivationRows quantisation(const PlacedWeight& placed, const TensorView& x, const Scratchpad& at,
+                            std::byte* memory) {
+  const LinearConfig& config = placed.config;
+  ActivationRows activations{.key = *config.scheme.activation,
+                             .x = x,
+                             .stored_scale = placed.input_scale,
+                             .upper_bound = placed.input_scale_ub,
+                             .codes = reinterpret_cast<uint8_t*>(memory + at.codes),
+                             .scales = reinterpret_cast<float*>(memory + at.scales),
+                             .maxima = reinterpret_cast<uint32_t*>(memory + at.maxima)};
+  if (config.bias) {
+    activations.extras.bias = placed.bias;
+    activations.extras.rounded_bias = memory + at.bias;
+    activations.extras.bias_dtype = config.out;
+    activations.extras.bias_count = static_cast<uint32_t>(config.n);
+  }
+  if (copies_weight_scale(config)) {
+    activations.extras.scale = static_cast<const float*>(placed.scale);
+    activations.extras.pitched_scale = reinterpret_cast<float*>(memory + at.weight_scale);
+    activations.extras.scale_rows = static_cast<uint32_t>(placed.grid.rows);
+    activations.extras.scale_cols = static_cast<uint32_t>(placed.grid.cols);
+    activations.extras.scale_pitch = static_cast<uint32_t>(scale_pitch(config.k));
+  }
+  return activations;
+}
+
+}  // namespace w8a8
+
+void prepare_cuda_cublaslt_w8a8(const PlacedWeight& placed) {
+  const LinearConfig& config = placed.config;
+  if (config.scheme.activation->source == ScaleSource::kStored && placed.input_scale == nullptr) {
+    throw fail(
+        ErrorCode::kInvalidArgument,
+        "a layer n = {}, k = {} is to have static activation scales and its weight has no input_scale; "
+        "give one, or make the scheme's activations dynamic",
+        config.n, config.k);
+  }
+  prepare_quantize_activation(*config.scheme.activation, config.in);
+  plan_cublaslt_fp8(w8a8::product_of(config));
+}
+
+void apply_cuda_cublaslt_w8a8(const PlacedWeight& placed, const TensorView& x, const TensorView& y,
+                              Scratch scratch, Stream stream) {
+  const LinearConfig& config = placed.config;
+  const int64_t m = x.rows;
+  if (m == 0) return;
+  const w8a8::Scratchpad at = w8a8::scratchpad(config, m);
+  auto* const memory = static_cast<std::byte*>(scratch.data);
+  ActivationRows activations = w8a8::quantisation(placed, x, at, memory);
+  const bool y_aligned = reinterpret_cast<uintptr_t>(y.data) % 16 == 0 && y.row_stride % 8 == 0;
+  const w8a8::Parts parts = w8a8::parts_of(m, {config.n, config.k}, w8a8::granule_of(config), y_aligned);
+  Fp8Operands operands{.m = parts.rows,
+                       .w = placed.data,
+                       .w_scale = w8a8::copies_weight_scale(config) ? activations.extras.pitched_scale
+                                                                    : static_cast<const float*>(placed.scale),
+                       .x = activations.codes,
+                       .x_scale = activations.scales,
+                       .y = memory + at.y,
+                       .y_stride = config.n,
+                       .bias = activations.extras.rounded_bias};
+  for (int64_t part = 0; part < parts.count; ++part) {
+    const int64_t begin = parts.begin(part, m);
+    activations.row_begin = begin;
+    activations.rows = parts.rows;
+    quantize_activation(activations, *placed.device, stream);
+    activations.extras = {};  // are there from now on
+
+    auto* const y_part = static_cast<uint16_t*>(y.data) + begin * y.row_stride;
+    if (!parts.staged) operands.y = y_part, operands.y_stride = y.row_stride;
+    cublaslt_fp8_gemm(w8a8::product_of(config), operands, {memory, kCublasBytes}, stream);
+    if (!parts.staged) continue;
+    copy_rows(operands.y, y_part, std::min(parts.rows, m - begin), config.n, y.row_stride, stream);
+  }
+}
+
+}  // namespace anyfp8

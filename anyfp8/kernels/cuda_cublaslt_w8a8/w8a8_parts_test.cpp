@@ -1,0 +1,76 @@
+#include "anyfp8/kernels/cuda_cublaslt_w8a8/w8a8_parts.h"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+namespace anyfp8::w8a8 {
+namespace {
+
+TEST(W8A8Parts, EveryTokenIsInOneAndNoneIsBeyondY) {
+  for (const Grid weight : {Grid{8, 16}, Grid{4096, 4096}, Grid{28672, 4096}, Grid{1 << 20, 131072}}) {
+    for (const int64_t granule : {1, 4}) {
+      for (const bool aligned : {true, false}) {
+        for (const int64_t m : {1,    2,    3,    4,    5,    127,  128,   129,   511,   512,   513,   515,
+                                1023, 1024, 1025, 2047, 2048, 2049, 16383, 16384, 16385, 40000, 100001}) {
+          SCOPED_TRACE(testing::Message()
+                       << "n " << weight.rows << ", m " << m << ", granule " << granule << aligned);
+          const Parts parts = parts_of(m, weight, granule, aligned);
+          EXPECT_EQ(parts.rows % granule, 0);
+          EXPECT_LE(parts.rows, parts.staged ? most_staged(weight.rows) : most_tokens(weight.cols));
+          EXPECT_EQ(parts.begin(0, m), 0);
+          for (int64_t part = 0; part < parts.count; ++part) {
+            const int64_t end = parts.begin(part, m) + parts.rows;
+            if (part + 1 < parts.count) {
+              EXPECT_GE(end, parts.begin(part + 1, m)) << "a gap";
+            } else {
+              EXPECT_GE(end, m);
+            }
+            EXPECT_TRUE(end <= m || (parts.staged && parts.count == 1)) << "beyond y";
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(W8A8Parts, OneProductWhereverCublasLtTakesTheTokens) {
+  constexpr Grid kSmall{4096, 4096}, kLarge{28672, 4096};
+  for (const int64_t m : {4, 64, 1024, 8192}) {
+    EXPECT_EQ(parts_of(m, kLarge, 4, true).count, 1);
+    EXPECT_FALSE(parts_of(m, kLarge, 4, true).staged);
+  }
+  EXPECT_EQ(parts_of(1001, kLarge, 1, true).rows, 1001);
+  EXPECT_EQ(parts_of(1001, kLarge, 4, true).count, 2) << "two of 504, not a copy of 57 MB";
+  EXPECT_TRUE(parts_of(129, kLarge, 4, true).staged) << "132 in scratch, not two passes over the weight";
+  EXPECT_TRUE(parts_of(1001, kSmall, 4, true).staged);
+}
+
+TEST(W8A8Scratchpad, HoldsWhatEachPartNeedsAndNeverShrinks) {
+  for (const Group group : {kPerTensor, kPerRow, kBlock128}) {
+    LinearConfig config{.n = 272, .k = 1408, .bias = true};
+    config.scheme.weight.group = group;
+    config.scheme.activation = QuantKey{.group = group == kBlock128 ? kGroup128 : group};
+    size_t before = 0;
+    for (int64_t m = 1; m < 3000; m += 7) {
+      const Scratchpad s = scratchpad(config, m);
+      EXPECT_GE(s.bytes, before);
+      before = s.bytes;
+      for (const bool aligned : {true, false}) {
+        const Parts parts = parts_of(m, {config.n, config.k}, granule_of(config), aligned);
+        const auto rows = static_cast<size_t>(parts.rows);
+        EXPECT_LE(rows * 1408, s.scales - s.codes);
+        EXPECT_LE(rows * (group == kBlock128 ? 11 : 1) * 4, s.maxima - s.scales);
+        if (parts.staged) {
+          EXPECT_LE(rows * 272 * 2, s.bytes - s.y);
+        }
+      }
+      if (group == kBlock128) {
+        EXPECT_EQ(s.y - s.weight_scale, 256) << "3 rows of 12";
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace anyfp8::w8a8
