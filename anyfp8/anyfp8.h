@@ -16,6 +16,7 @@
 #include "anyfp8/kernels/kernel.h"
 #include "anyfp8/kernels/plugin.h"
 #include "anyfp8/kernels/select.h"
+#include "anyfp8/kernels/tune_table.h"
 #include "anyfp8/linear/linear.h"
 #include "anyfp8/linear/workspace.h"
 #include "anyfp8/scheme/format.h"

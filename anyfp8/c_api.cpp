@@ -61,9 +61,9 @@ static_assert(ANYFP8_BF16 == 1 + static_cast<int>(DType::kBF16));
 static_assert(ANYFP8_E4M3 == 1 + static_cast<int>(DType::kE4M3));
 static_assert(ANYFP8_E5M2 == 1 + static_cast<int>(DType::kE5M2));
 static_assert(ANYFP8_E8M0 == 1 + static_cast<int>(DType::kE8M0));
-static_assert(ANYFP8_POLICY_ACCURACY == static_cast<int>(Policy::kAccuracy));
-static_assert(ANYFP8_POLICY_SPEED == static_cast<int>(Policy::kSpeed));
-static_assert(ANYFP8_POLICY_INVARIANT == static_cast<int>(Policy::kInvariant));
+static_assert(ANYFP8_POLICY_ACCURACY == 1 + static_cast<int>(Policy::kAccuracy));
+static_assert(ANYFP8_POLICY_SPEED == 1 + static_cast<int>(Policy::kSpeed));
+static_assert(ANYFP8_POLICY_INVARIANT == 1 + static_cast<int>(Policy::kInvariant));
 
 std::string& last_error() {
   static thread_local std::string message;
@@ -217,16 +217,18 @@ struct CreateOptions {
 };
 
 CreateOptions options_from_c(const anyfp8_linear_options* given) {
-  CreateOptions result{{}, SelectOptions::from_environment()};
-  if (given == nullptr) return result;
-  const anyfp8_linear_options options = read_struct(given, kFirstOptionsBytes, "options");
+  const anyfp8_linear_options options =
+      given == nullptr ? anyfp8_linear_options{} : read_struct(given, kFirstOptionsBytes, "options");
+  CreateOptions result{{}, SelectOptions::from_environment(options.tune_cache == nullptr)};
   result.linear.in = dtype_or(options.in_dtype, DType::kBF16, "in_dtype");
   result.linear.out = dtype_or(options.out_dtype, DType::kBF16, "out_dtype");
-  if (options.policy < ANYFP8_POLICY_ACCURACY || options.policy > ANYFP8_POLICY_INVARIANT) {
-    throw fail(ErrorCode::kInvalidArgument, "policy = {}; 0 is accuracy, 1 speed, 2 invariant",
+  if (options.policy < ANYFP8_POLICY_DEFAULT || options.policy > ANYFP8_POLICY_INVARIANT) {
+    throw fail(ErrorCode::kInvalidArgument, "policy = {}; 0 is the default, 1 accuracy, 2 speed, 3 invariant",
                options.policy);
   }
-  result.linear.policy = static_cast<Policy>(options.policy);
+  if (options.policy != ANYFP8_POLICY_DEFAULT) result.linear.policy = static_cast<Policy>(options.policy - 1);
+  if (options.tune_cache != nullptr && *options.tune_cache != '\0')
+    result.select.tuned = std::make_shared<const TuneTable>(read_tune_table(options.tune_cache));
   if (options.force != nullptr) result.select.force = options.force;
   need_zero(options.reserved, "options.reserved");
   if (options.disable == nullptr && options.disable_count != 0) {
@@ -252,7 +254,7 @@ Selection select_from_c(const anyfp8_device* device, const anyfp8_layer* given,
                             .in = create.linear.in,
                             .out = create.linear.out,
                             .bias = layer.bias_dtype != 0,
-                            .policy = create.linear.policy};
+                            .policy = create.linear.policy.value_or(default_policy(scheme_from_c(layer)))};
   return select_kernel(need(device, "device").value, config, create.select);
 }
 

@@ -194,9 +194,10 @@ ANYFP8_API void anyfp8_weight_free(anyfp8_weight* weight);
 // ---- Linear layers
 
 enum {
-  ANYFP8_POLICY_ACCURACY = 0,   // activations stay 16 or 32 bit
-  ANYFP8_POLICY_SPEED = 1,      // activations may be quantised where the checkpoint asks for it
-  ANYFP8_POLICY_INVARIANT = 2,  // a row of x gives the same bits whatever m it is computed in
+  ANYFP8_POLICY_DEFAULT = 0,    // speed where the checkpoint asks for quantised activations, else accuracy
+  ANYFP8_POLICY_ACCURACY = 1,   // activations stay 16 or 32 bit
+  ANYFP8_POLICY_SPEED = 2,      // activations may be quantised where the checkpoint asks for it
+  ANYFP8_POLICY_INVARIANT = 3,  // a row of x gives the same bits whatever m it is computed in
 };
 
 // Set struct_size to sizeof(anyfp8_linear_options) and everything else to zero, then what should differ.
@@ -208,11 +209,16 @@ typedef struct anyfp8_linear_options {
   const char* force;            // this kernel or an error; NULL: ANYFP8_KERNEL, else choose
   const char* const* disable;   // kernels taken out; NULL: ANYFP8_DISABLE
   size_t disable_count;
+  // A file of `anyfp8 tune`, or an error; "": the built-in choices. NULL: the file that ANYFP8_TUNE_CACHE
+  // names ("off": none), else $XDG_CACHE_HOME/anyfp8/tune.json or ~/.cache/anyfp8/tune.json, where there is
+  // one; what cannot be used of that one is left, with a warning.
+  const char* tune_cache;
 } anyfp8_linear_options;
 
 // The plan for a layer without its weight, also for hardware that is absent; options may be NULL. As a
-// text of several lines, or as {"ranges": [{"begin", "end": m or null, "kernel"}],
-// "rejected": [{"kernel", "reason", "able"}]}: the kernel for begin <= m < end, and why not the others.
+// text of several lines, or as {"ranges": [{"begin", "end": m or null, "kernel", "tuned"}],
+// "rejected": [{"kernel", "reason", "able"}], "unused_tuning": [text]}: the kernel for begin <= m < end, why
+// not the others, and what of the tuned table cannot be had.
 // ANYFP8_UNSUPPORTED, with each kernel's reason, when nothing can run it.
 ANYFP8_API int anyfp8_select_text(const anyfp8_device* device, const anyfp8_layer* layer,
                                   const anyfp8_linear_options* options, char** text);

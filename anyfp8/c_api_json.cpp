@@ -12,11 +12,13 @@ Json plan_json(const Selection& selection) {
     const bool open = range.tokens.end == std::numeric_limits<int64_t>::max();
     plan["ranges"].push_back({{"begin", range.tokens.begin},
                               {"end", open ? Json(nullptr) : Json(range.tokens.end)},
-                              {"kernel", range.kernel->name}});
+                              {"kernel", range.kernel->name},
+                              {"tuned", range.tuned}});
   }
   for (const Rejection& r : selection.rejected) {
     plan["rejected"].push_back({{"kernel", r.kernel}, {"reason", r.reason}, {"able", r.able}});
   }
+  plan["unused_tuning"] = selection.unused_tuning;
   return plan;
 }
 

@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdio>
 #include <cstring>
+#include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -302,6 +304,57 @@ TEST(CApi, PlansForHardwareThatIsAbsent) {
   options.force = "no_such_kernel";
   expect_refused(anyfp8_select_text(cpu().get(), &layer, &options, &none), ANYFP8_NOT_FOUND,
                  "no_such_kernel");
+}
+
+TEST(CApi, PolicyIsByTheCheckpointUnlessNamed) {
+  anyfp8_layer layer = layer_of(4096, 4096);
+  layer.group_rows = 0;  // per tensor, which the W8A8 kernel takes on sm_89
+  const Device card = made<Device>([](auto d) { return anyfp8_device_open("sm_89", d); });
+  // Why the W8A8 kernel is not used, in a build without CUDA.
+  const auto refusal = [&](int policy) {
+    anyfp8_linear_options options{};
+    options.struct_size = sizeof options;
+    options.policy = policy;
+    options.force = "cuda_cublaslt_w8a8";
+    char* none = nullptr;
+    EXPECT_NE(anyfp8_select_text(card.get(), &layer, &options, &none), ANYFP8_OK);
+    return std::string(anyfp8_last_error());
+  };
+  EXPECT_NE(refusal(ANYFP8_POLICY_DEFAULT).find("policy accuracy"), std::string::npos) << anyfp8_last_error();
+  layer.activation = 2;
+  EXPECT_NE(refusal(ANYFP8_POLICY_DEFAULT).find("policy speed"), std::string::npos) << anyfp8_last_error();
+  EXPECT_NE(refusal(ANYFP8_POLICY_ACCURACY).find("policy accuracy"), std::string::npos)
+      << anyfp8_last_error();
+  EXPECT_NE(refusal(4).find("policy = 4; 0 is the default"), std::string::npos) << anyfp8_last_error();
+}
+
+TEST(CApi, TakesATunedTable) {
+  anyfp8_layer layer = layer_of(4096, 4096);
+  const Json here = Json::parse(text_of([](char** t) { return anyfp8_device_json(cpu().get(), t); }));
+  const int cores = here["cores"];
+  const std::string device = here["name"].get<std::string>() + ", " + here["isa"].get<std::string>() + ", " +
+                             std::to_string(cores) + (cores == 1 ? " core" : " cores");
+  const Json ranges = {{{"begin", 3}, {"end", 5}, {"kernel", "gone_w8a16"}}};
+  const Json entry = {{"device", device}, {"scheme", "e4m3 row, weight-only"},
+                      {"in", "f32"},      {"n", 4096},
+                      {"k", 4096},        {"ranges", ranges}};
+  const std::string path = testing::TempDir() + "anyfp8_c_api_tune.json";
+  std::ofstream(path) << Json{{"schema_version", 1}, {"anyfp8", anyfp8_version()}, {"layers", {entry}}};
+  anyfp8_linear_options options = f32_options();
+  const auto plan = [&] {
+    return Json::parse(
+        text_of([&](char** t) { return anyfp8_select_json(cpu().get(), &layer, &options, t); }));
+  };
+  options.tune_cache = path.c_str();
+  EXPECT_EQ(plan()["unused_tuning"], Json::array({"gone_w8a16 for 3 <= m < 5: there is no such kernel"}));
+  EXPECT_EQ(plan()["ranges"][0]["tuned"], false);
+  options.tune_cache = "";
+  EXPECT_TRUE(plan()["unused_tuning"].empty());
+  options.tune_cache = "/no/such/table";
+  char* none = nullptr;
+  expect_refused(anyfp8_select_json(cpu().get(), &layer, &options, &none), ANYFP8_NOT_FOUND,
+                 "/no/such/table");
+  std::remove(path.c_str());
 }
 
 TEST(CApi, LayerTellsItsPlan) {

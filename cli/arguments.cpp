@@ -1,12 +1,31 @@
 #include "cli/arguments.h"
 
 #include <algorithm>
+#include <functional>
 #include <sstream>
 
 #include "anyfp8/base/text.h"
 #include "anyfp8/base/threads.h"
 
 namespace anyfp8::cli {
+namespace {
+
+void add_activations_option(CLI::App& verb, const std::vector<std::string>& names, const std::string& preset,
+                            const std::function<void(DType)>& take) {
+  const auto parse = [take, names](const std::string& name) {
+    if (std::find(names.begin(), names.end(), name) == names.end()) {
+      throw CLI::ValidationError("--activations",
+                                 fmt::format("{} is none of {}", name, fmt::join(names, ", ")));
+    }
+    take(name == "f32" ? DType::kF32 : name == "f16" ? DType::kF16 : DType::kBF16);
+  };
+  verb.add_option_function<std::string>("--activations", parse,
+                                        fmt::format("Type of activations: {}", fmt::join(names, ", ")))
+      ->type_name("TYPE")
+      ->default_str(preset);
+}
+
+}  // namespace
 
 CLI::App* add_verb(CLI::App& app, const std::string& name, const std::string& summary,
                    const std::string& example) {
@@ -53,7 +72,7 @@ void add_device(CLI::App& verb, DeviceChoice& choice, bool allow_absent) {
       ->default_str("cpu");
 }
 
-void add_policy(CLI::App& verb, Policy& policy) {
+void add_policy(CLI::App& verb, std::optional<Policy>& policy) {
   const auto parse = [&policy](const std::string& name) {
     for (const Policy known : {Policy::kAccuracy, Policy::kSpeed, Policy::kInvariant}) {
       if (name == policy_name(known)) {
@@ -65,25 +84,21 @@ void add_policy(CLI::App& verb, Policy& policy) {
   };
   verb.add_option_function<std::string>("--policy", parse, "accuracy, speed or invariant")
       ->type_name("NAME")
-      ->default_str("accuracy");
+      ->default_str("speed where the checkpoint quantises activations");
 }
 
 void add_activations(CLI::App& verb, DType& dtype, const std::vector<std::string>& names) {
-  const auto parse = [&dtype, names](const std::string& name) {
-    if (std::find(names.begin(), names.end(), name) == names.end()) {
-      throw CLI::ValidationError("--activations",
-                                 fmt::format("{} is none of {}", name, fmt::join(names, ", ")));
-    }
-    dtype = name == "f32" ? DType::kF32 : name == "f16" ? DType::kF16 : DType::kBF16;
-  };
-  verb.add_option_function<std::string>("--activations", parse,
-                                        fmt::format("Type of activations: {}", fmt::join(names, ", ")))
-      ->type_name("TYPE")
-      ->default_str(std::string(dtype_name(dtype)));
+  add_activations_option(verb, names, std::string(dtype_name(dtype)),
+                         [&dtype](DType named) { dtype = named; });
+}
+
+void add_activations(CLI::App& verb, std::optional<DType>& dtype, const std::vector<std::string>& names,
+                     const std::string& preset) {
+  add_activations_option(verb, names, preset, [&dtype](DType named) { dtype = named; });
 }
 
 void add_kernel_wishes(CLI::App& verb, SelectOptions& select) {
-  select = SelectOptions::from_environment();
+  select = SelectOptions::from_environment(/*tuning=*/false);
   verb.add_option_function<std::string>(
           "--kernel",
           [&select](const std::string& name) {

@@ -30,10 +30,15 @@ struct DeviceChoice {
 // allow_absent: also names of hardware that is not here.
 void add_device(CLI::App& verb, DeviceChoice& choice, bool allow_absent);
 
-void add_policy(CLI::App& verb, Policy& policy);
+// Without the option `policy` stays empty: each layer has its default_policy().
+void add_policy(CLI::App& verb, std::optional<Policy>& policy);
 // `names`: those of "f32", "bf16", "f16" that this verb takes.
 void add_activations(CLI::App& verb, DType& dtype, const std::vector<std::string>& names);
-// --kernel and --disable; both start from the environment.
+// The same where the default is not one value: `preset` says what it is.
+void add_activations(CLI::App& verb, std::optional<DType>& dtype, const std::vector<std::string>& names,
+                     const std::string& preset);
+// --kernel and --disable; both start from the environment. The verb itself adds user_tune_table() when it
+// runs: a file is not read, and no warning given, while the command line is parsed.
 void add_kernel_wishes(CLI::App& verb, SelectOptions& select);
 
 void check_kernel_name(const std::string& option, const std::string& name);

@@ -118,6 +118,15 @@ const QuantisedScheme* find_quantised(const std::string& scheme) {
 
 bool quantises_activations(const std::string& scheme) { return find_quantised(scheme) != nullptr; }
 
+const std::vector<std::string>& scheme_names() {
+  static const std::vector<std::string> names = [] {
+    std::vector<std::string> list{"tensor", "channel", "block", "mxfp8", "bf16", "f16"};
+    for (const QuantisedScheme& quantised : kQuantisedSchemes) list.emplace_back(quantised.name);
+    return list;
+  }();
+  return names;
+}
+
 Fp8Weight random_weight(MatrixShape shape, const std::string& scheme) {
   if (const QuantisedScheme* quantised = find_quantised(scheme)) {
     Fp8Weight weight = random_weight(shape, quantised->weight);

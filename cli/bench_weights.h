@@ -22,7 +22,10 @@ HostTensor allocate_spread(DType dtype, Shape shape);
 // Whether a scheme asks for it: w8a8-static, w8a8-tensor, w8a8-channel, w8a8-block.
 bool quantises_activations(const std::string& scheme);
 
-// Random codes. scheme: tensor, channel, block, mxfp8, bf16, f16, or one of the former.
+// Those, and tensor, channel, block, mxfp8, bf16 and f16.
+const std::vector<std::string>& scheme_names();
+
+// Random codes of a scheme of that list.
 Fp8Weight random_weight(MatrixShape shape, const std::string& scheme);
 // One for each copy on the device. On the CPU they differ by where they lie only; elsewhere all are the same
 // host memory, which each is copied from.

@@ -113,7 +113,7 @@ int program(int argc, char** argv) {
       "Every verb has --help with an example; those that print a table have --json.\n"
       "Example:\n  anyfp8 generate models/kjv-qwen3-fp8 --prompt \"In the beginning\"");
   for (const auto add : {add_devices, add_kernels, add_inspect, add_plan, add_verify, add_generate,
-                         add_perplexity, add_tokenize, add_quantize, add_bench}) {
+                         add_perplexity, add_tokenize, add_quantize, add_bench, add_tune}) {
     add(app, run);
   }
   const auto verb = [&app] {

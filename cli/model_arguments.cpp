@@ -32,6 +32,8 @@ void report(const ModelArguments& arguments, const Model& model, double seconds)
             styled(Style::kBold, printable(arguments.path.string()), stderr), model.config().architecture,
             count_text(static_cast<double>(model.linear_parameters())),
             dtype_name(arguments.options.activations), num_threads(), num_threads() == 1 ? "" : "s");
+  if (arguments.options.emulate_w8a8)
+    print_err("activations are rounded as W8A8 kernels do, where the checkpoint asks for it\n");
   print_err("{}", (verbosity() > 0 ? selections_text : selections_summary)(planned, stderr));
   for (const PlannedLayer& layer : planned) {
     log_message(LogLevel::kDebug, fmt::format("{}: {} x {}, {}", layer.module, layer.config.n, layer.config.k,
@@ -59,6 +61,8 @@ void add_model_arguments(CLI::App& verb, ModelArguments& arguments) {
   verb.add_flag("--assume-unit-scale", arguments.options.load.assume_unit_scale,
                 "Take FP8 weights without a scale as they are");
   add_policy(verb, arguments.options.policy);
+  verb.add_flag("--emulate-w8a8", arguments.options.emulate_w8a8,
+                "Round activations as W8A8 kernels do, where the checkpoint asks for it");
   add_kernel_wishes(verb, arguments.options.select);
   verb.add_flag("-q,--quiet", arguments.quiet, "Nothing on stderr but errors");
 }
@@ -68,6 +72,7 @@ OpenedModel open_model(const ModelArguments& arguments,
   const auto begin = std::chrono::steady_clock::now();
   ModelOptions options = arguments.options;
   options.device = cpu_device();
+  options.select.tuned = user_tune_table();
   const Checkpoint checkpoint = Checkpoint::open(arguments.path);
   // What cannot work is said before anything of size is read.
   const ModelConfig config = naming(arguments.path, [&] { return read_model_config(checkpoint); });

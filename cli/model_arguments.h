@@ -12,7 +12,8 @@ namespace anyfp8::cli {
 // What generate and perplexity share: the arguments that say how a model is run, and opening it.
 struct ModelArguments {
   std::filesystem::path path;
-  ModelOptions options{.device = {}};  // open_model() asks for the CPU, which a bad ANYFP8_ISA refuses
+  // open_model() asks for the CPU, which a bad ANYFP8_ISA refuses, and for the tuned table.
+  ModelOptions options{.device = {}, .select = {}};
   bool quiet = false;
 };
 void add_model_arguments(CLI::App& verb, ModelArguments& arguments);

@@ -23,10 +23,13 @@ std::string tokens_text(TokenRange tokens) {
 }
 
 std::string choice_text(const Selection& selection) {
-  if (selection.ranges.size() == 1) return std::string(selection.ranges.front().kernel->name);
+  const RangeChoice& first = selection.ranges.front();
+  if (selection.ranges.size() == 1)
+    return fmt::format("{}{}", first.kernel->name, first.tuned ? " (tuned)" : "");
   std::vector<std::string> pieces;
   for (const RangeChoice& range : selection.ranges) {
-    pieces.push_back(fmt::format("{} for {}", range.kernel->name, tokens_text(range.tokens)));
+    pieces.push_back(fmt::format("{} for {}{}", range.kernel->name, tokens_text(range.tokens),
+                                 range.tuned ? " (tuned)" : ""));
   }
   return fmt::format("{}", fmt::join(pieces, ", "));
 }
@@ -49,8 +52,13 @@ std::vector<std::vector<size_t>> partition(std::span<const PlannedLayer> layers,
   return groups;
 }
 
+// "e4m3 row, weight-only, policy accuracy"
+std::string scheme_and_policy(const PlannedLayer& layer) {
+  return fmt::format("{}, policy {}", scheme_text(layer.config.scheme), policy_name(layer.config.policy));
+}
+
 std::string scheme_and_reasons(const PlannedLayer& layer) {
-  return scheme_text(layer.config.scheme) + "\n" + layer.selection->explain();
+  return scheme_and_policy(layer) + "\n" + layer.selection->explain();
 }
 
 std::string scheme_and_choice(const PlannedLayer& layer) {
@@ -96,10 +104,9 @@ std::string selections_text(std::span<const PlannedLayer> layers, std::FILE* str
     groups_seen += groups.size();
     if (groups_before >= kMostGroupsShown) continue;
     if (!text.empty()) text += '\n';
-    text +=
-        styled(Style::kBold,
-               fmt::format("{}, {}", layers_text(members.size()), scheme_text(first.config.scheme)), stream) +
-        "\n";
+    text += styled(Style::kBold, fmt::format("{}, {}", layers_text(members.size()), scheme_and_policy(first)),
+                   stream) +
+            "\n";
     Table names({{""}, {"", Align::kRight}, {"", Align::kRight}}, 2);
     for (const auto& group :
          std::span(groups).first(std::min(groups.size(), kMostGroupsShown - groups_before))) {
@@ -111,9 +118,14 @@ std::string selections_text(std::span<const PlannedLayer> layers, std::FILE* str
     for (const RangeChoice& range : first.selection->ranges) {
       const Kernel& kernel = *range.kernel;
       text += fmt::format(
-          "  {} {}{}\n", styled(Style::kGreen, fmt::format("{}:", tokens_text(range.tokens)), stream),
-          styled(Style::kBold, kernel.name, stream),
+          "  {} {}{}{}\n", styled(Style::kGreen, fmt::format("{}:", tokens_text(range.tokens)), stream),
+          styled(Style::kBold, kernel.name, stream), range.tuned ? " (tuned)" : "",
           kernel.apply == nullptr ? styled(Style::kYellow, " (not in this build)", stream) : "");
+    }
+    for (const std::string& unused : first.selection->unused_tuning) {
+      text += fmt::format("  {}\n", wrapped(styled(Style::kYellow, "not used of the tuned table:", stream) +
+                                                " " + printable(unused),
+                                            4, line_width(stream) - 4));
     }
     if (first.selection->rejected.empty()) continue;
     const std::string reasons = rejections_text(first.selection->rejected, stream);
@@ -140,6 +152,7 @@ nlohmann::json selections_json(std::span<const PlannedLayer> layers) {
   for (const std::vector<size_t>& members : partition(layers, scheme_and_reasons)) {
     const PlannedLayer& first = layers[members.front()];
     nlohmann::json group = {{"scheme", scheme_text(first.config.scheme)},
+                            {"policy", policy_name(first.config.policy)},
                             {"layers", nlohmann::json::array()},
                             {"choices", nlohmann::json::array()},
                             {"rejected", nlohmann::json::array()}};
@@ -152,8 +165,10 @@ nlohmann::json selections_json(std::span<const PlannedLayer> layers) {
           {{"m_begin", range.tokens.begin},
            {"m_end", range.tokens.end == kEndless ? nlohmann::json() : nlohmann::json(range.tokens.end)},
            {"kernel", range.kernel->name},
+           {"tuned", range.tuned},
            {"built", range.kernel->apply != nullptr}});
     }
+    group["unused_tuning"] = first.selection->unused_tuning;
     for (const Rejection& rejection : first.selection->rejected) {
       group["rejected"].push_back(
           {{"kernel", rejection.kernel}, {"reason", rejection.reason}, {"able", rejection.able}});

@@ -15,11 +15,13 @@
 #include "anyfp8/linear/linear.h"
 #include "cli/arguments.h"
 #include "cli/bench_cuda.h"
+#include "cli/bench_kernel.h"
 #include "cli/bench_machine.h"
 #include "cli/bench_peers.h"
 #include "cli/bench_report.h"
 #include "cli/bench_rounds.h"
 #include "cli/bench_weights.h"
+#include "cli/shape_arguments.h"
 #include "cli/terminal.h"
 #include "cli/verbs.h"
 
@@ -39,90 +41,6 @@ struct Arguments {
 };
 
 bool on_cuda(const Arguments& arguments) { return arguments.device.device().kind == DeviceKind::kCuda; }
-
-// Llama-3-8B: o_proj, gate_proj, down_proj.
-const std::vector<MatrixShape> kDefaultShapes = {{4096, 4096}, {14336, 4096}, {4096, 14336}};
-
-MatrixShape parse_shape(const std::string& text) {
-  constexpr int64_t kMost = 1 << 20;
-  std::istringstream stream(text);
-  MatrixShape shape{0, 0};
-  char by = 0;
-  std::string rest;
-  if (!(stream >> shape.n >> by >> shape.k) || (by != 'x' && by != 'X') || (stream >> rest) || shape.n < 1 ||
-      shape.k < 1 || shape.n > kMost || shape.k > kMost) {
-    throw fail(ErrorCode::kInvalidArgument, "{} is no shape; write N x K like 4096x14336, each from 1 to {}",
-               text, kMost);
-  }
-  return shape;
-}
-
-// One N x K a line; empty lines and what follows # are skipped.
-std::vector<MatrixShape> read_shapes(const std::string& path) {
-  constexpr size_t kMostBytes = 1'000'000;
-  const std::shared_ptr<const MappedFile> file = MappedFile::open(path);
-  const auto bytes = file->bytes();
-  if (bytes.size() > kMostBytes) {
-    throw fail(ErrorCode::kInvalidArgument, "{} has {} bytes; a list of shapes has at most {}", path,
-               bytes.size(), kMostBytes);
-  }
-  std::istringstream text(std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
-  std::vector<MatrixShape> shapes;
-  for (std::string line; std::getline(text, line);) {
-    line.resize(std::min(line.find('#'), line.size()));
-    if (line.find_first_not_of(" \t\r") != std::string::npos) shapes.push_back(parse_shape(line));
-  }
-  if (shapes.empty())
-    throw fail(ErrorCode::kInvalidArgument, "{} has no shape; write one N x K a line", path);
-  return shapes;
-}
-
-// A value that is given twice is measured once, in the place of the first.
-template <typename Value>
-void drop_repeats(std::vector<Value>& values) {
-  std::vector<Value> kept;
-  for (Value& value : values) {
-    if (std::find(kept.begin(), kept.end(), value) == kept.end()) kept.push_back(std::move(value));
-  }
-  values = std::move(kept);
-}
-
-class KernelMethod : public BenchMethod {
- public:
-  KernelMethod(std::vector<Linear> copies, size_t weight_bytes)
-      : copies_(std::move(copies)), workspace_(copies_.front().device()), weight_bytes_(weight_bytes) {}
-
-  Verdict prepare(const Activations& activations) override {
-    const LinearConfig& config = copies_.front().config();
-    const int64_t m = activations.x.shape()[0];
-    name = copies_.front().selection().kernel_for(m).name;
-    x_ = activations.x;
-    y_ = HostTensor::allocate(activations.out, {m, config.n});
-    x_view_ = {const_cast<std::byte*>(x_.data()), x_.dtype(), m, config.k, config.k};
-    y_view_ = {y_.mutable_data(), y_.dtype(), m, config.n, config.n};
-    workspace_.reserve(copies_.front().workspace_bytes(m));
-    return Verdict::yes();
-  }
-  void run(size_t turn) override { copies_[turn % copies_.size()].apply(x_view_, y_view_, workspace_); }
-  HostTensor result() const override { return y_; }
-  double flops() const override {
-    return 2.0 * static_cast<double>(y_.size()) * static_cast<double>(copies_.front().config().k);
-  }
-  double read_bytes() const override { return static_cast<double>(weight_bytes_); }
-
- private:
-  std::vector<Linear> copies_;
-  Workspace workspace_;
-  size_t weight_bytes_;
-  HostTensor x_, y_;
-  TensorView x_view_, y_view_;
-};
-
-std::unique_ptr<BenchMethod> kernel_method(std::vector<Linear> copies, size_t weight_bytes) {
-  if (copies.front().device().kind == DeviceKind::kCuda)
-    return cuda_kernel_method(std::move(copies), weight_bytes);
-  return std::make_unique<KernelMethod>(std::move(copies), weight_bytes);
-}
 
 BenchMethods make_peers(const Linear& linear, const Fp8Weight& weight) {
   return linear.device().kind == DeviceKind::kCuda ? cuda_peer_methods(linear, weight) : peer_methods(linear);
@@ -157,15 +75,13 @@ BenchMethods make_methods(const Arguments& arguments, const Device& device, Matr
   for (size_t index = 0; index < arguments.schemes.size(); ++index) {
     const std::string& scheme = arguments.schemes[index];
     const std::vector<Fp8Weight> weights = copies_of(random_weight(shape, scheme), device);
-    LinearOptions options = arguments.linear;
-    if (quantises_activations(scheme)) options.policy = Policy::kSpeed;
-    const LinearConfig config = linear_config(weights.front(), options);
+    const LinearConfig config = linear_config(weights.front(), arguments.linear);
     for (const std::string& asked : kernels_for(arguments, config, device, environment.disable)) {
       SelectOptions select = environment;
       if (!asked.empty()) select.force = asked;
       std::vector<Linear> copies;
       for (const Fp8Weight& weight : weights)
-        copies.push_back(Linear::create(device, weight, options, select));
+        copies.push_back(Linear::create(device, weight, arguments.linear, select));
       if (first_bytes == 0) {
         first_bytes = weights.front().resident_bytes();
         if (arguments.peers) peers = make_peers(copies.front(), weights.front());
@@ -324,24 +240,7 @@ void add_bench(CLI::App& app, Run& run) {
   CLI::App* verb = add_verb(app, "bench", "Measure kernels on random weights",
                             "anyfp8 bench --shape 4096x4096 --m 1,16 --kernel all --scheme channel,block");
   add_device(*verb, arguments->device, false);
-  verb->add_option_function<std::vector<std::string>>(
-          "--shape",
-          [arguments](const std::vector<std::string>& texts) {
-            for (const std::string& text : texts)
-              arguments->shapes.push_back(checked("--shape", [&] { return parse_shape(text); }));
-          },
-          "Weight N x K, repeatable (default: Llama-3-8B's)")
-      ->type_name("NxK")
-      ->allow_extra_args(false);
-  verb->add_option_function<std::string>(
-          "--shapes",
-          [arguments](const std::string& path) {
-            for (const MatrixShape shape : checked("--shapes", [&] { return read_shapes(path); }))
-              arguments->shapes.push_back(shape);
-          },
-          "File with one N x K a line")
-      ->type_name("FILE")
-      ->check(not_empty());
+  add_shapes(*verb, arguments->shapes, "Llama-3-8B's");
   verb->add_option("--m", arguments->tokens, "Token counts")
       ->type_name("M,M")
       ->delimiter(',')
@@ -368,8 +267,7 @@ void add_bench(CLI::App& app, Run& run) {
       ->delimiter(',')
       ->allow_extra_args(false)
       ->default_str("channel")
-      ->check(CLI::IsMember({"tensor", "channel", "block", "mxfp8", "bf16", "f16", "w8a8-static",
-                             "w8a8-tensor", "w8a8-channel", "w8a8-block"}));
+      ->check(CLI::IsMember(scheme_names()));
   add_activations(*verb, arguments->linear.in, {"bf16", "f16", "f32"});
   verb->add_option("--seconds", arguments->seconds, "Time for each row")
       ->type_name("S")
@@ -388,7 +286,7 @@ void add_bench(CLI::App& app, Run& run) {
                                  "cmake with -DANYFP8_BENCH_PEERS=ON");
     }
     arguments->linear.out = arguments->linear.in;
-    if (arguments->shapes.empty()) arguments->shapes = kDefaultShapes;
+    if (arguments->shapes.empty()) arguments->shapes = default_shapes();
     drop_repeats(arguments->shapes);
     drop_repeats(arguments->tokens);
     drop_repeats(arguments->kernels);

@@ -74,6 +74,7 @@ int run_perplexity(const Arguments& arguments) {
                 {"perplexity", result.perplexity},
                 {"tokens", result.targets},
                 {"window_tokens", arguments.window},
+                {"emulate_w8a8", arguments.model.options.emulate_w8a8},
                 {"seconds", result.seconds},
                 {"tokens_per_s", rate}});
   } else {

@@ -13,7 +13,7 @@ namespace {
 struct Arguments {
   std::filesystem::path model;
   DeviceChoice device;
-  Policy policy = Policy::kAccuracy;
+  std::optional<Policy> policy;
   DType activations = DType::kBF16;
   SelectOptions select;
   bool json = false;
@@ -48,6 +48,7 @@ int run_plan(const Arguments& arguments) {
   const Device device = arguments.device.device();
   SelectOptions select = arguments.select;
   select.ignore_build = !arguments.device.present;
+  select.tuned = user_tune_table();
   std::map<std::string, Selection> selections;  // one for all layers that selection cannot tell apart
   std::vector<PlannedLayer> planned;
   for (const ModelLayer& layer : layers) {
@@ -57,7 +58,7 @@ int run_plan(const Arguments& arguments) {
     config.scheme = layer.scheme;
     config.in = config.out = arguments.activations;
     config.bias = layer.bias;
-    config.policy = arguments.policy;
+    config.policy = arguments.policy.value_or(default_policy(layer.scheme));
     const auto [place, is_new] = selections.try_emplace(selection_key(config));
     if (is_new) {
       try {
@@ -69,19 +70,19 @@ int run_plan(const Arguments& arguments) {
     planned.push_back({layer.module, config, &place->second});
   }
   if (arguments.json) {
-    print_json({{"schema_version", 1},
-                {"model", checkpoint.path().string()},
-                {"device", device.name},
-                {"device_present", arguments.device.present},
-                {"policy", policy_name(arguments.policy)},
-                {"activations", dtype_name(arguments.activations)},
-                {"groups", selections_json(planned)}});
+    print_json(
+        {{"schema_version", 1},
+         {"model", checkpoint.path().string()},
+         {"device", device.name},
+         {"device_present", arguments.device.present},
+         {"policy", arguments.policy ? nlohmann::json(policy_name(*arguments.policy)) : nlohmann::json()},
+         {"activations", dtype_name(arguments.activations)},
+         {"groups", selections_json(planned)}});
     return 0;
   }
-  print_out("{} on {}{}, policy {}, activations {}\n\n",
+  print_out("{} on {}{}, activations {}\n\n",
             styled(Style::kBold, printable(arguments.model.string()), stdout), device.name,
-            arguments.device.present ? "" : " (not here)", policy_name(arguments.policy),
-            dtype_name(arguments.activations));
+            arguments.device.present ? "" : " (not here)", dtype_name(arguments.activations));
   write_out(selections_text(planned, stdout));
   return 0;
 }

@@ -1,41 +1,31 @@
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <exception>
-#include <random>
+#include <map>
 
-#include "anyfp8/base/element.h"
-#include "anyfp8/base/threads.h"
 #include "anyfp8/linear/linear.h"
 #include "cli/arguments.h"
 #include "cli/model_layers.h"
 #include "cli/terminal.h"
 #include "cli/verbs.h"
+#include "cli/verify_layer.h"
 
 namespace anyfp8::cli {
 namespace {
 
-// Token counts: a decode step, an odd batch, a piece of prefill. Each uses the first rows of the same x.
-constexpr std::array<int64_t, 3> kTokens = {1, 7, 64};
-constexpr int kMostTokens = kTokens.back();
-
 struct Arguments {
   std::filesystem::path model;
   DeviceChoice device;
-  // f32 unless asked: the rounding of a 16-bit y would hide a kernel's own errors.
-  LinearOptions linear{.in = DType::kF32, .out = DType::kF32};
+  // Default: f32 on the CPU, since the rounding of a 16-bit y would hide a kernel's own errors; bf16 on a
+  // GPU, whose tensor cores take no f32.
+  std::optional<DType> activations;
+  std::optional<Policy> policy;
   SelectOptions select;
   bool json = false;
-};
 
-// One element of y against its double reference. Errors are relative to sum|x||w| of the element, the natural
-// size of a sum whose terms cancel.
-struct Deviation {
-  double error = 0, bound = 0;
-  int64_t row = 0, token = 0, m = 0;
-  // Share of the bound; a NaN is as bad as it gets.
-  double share() const {
-    return std::isnan(error) ? HUGE_VAL : bound > 0 ? error / bound : error > 0 ? HUGE_VAL : 0;
+  LinearOptions linear() const {
+    const bool cpu = device.device().kind == DeviceKind::kCpu;
+    const DType dtype = activations.value_or(cpu ? DType::kF32 : DType::kBF16);
+    return {.in = dtype, .out = dtype, .policy = policy};
   }
 };
 
@@ -46,120 +36,72 @@ struct LayerResult {
   Deviation worst;
 };
 
-// fp32 sums of k terms in any order wander by at most about sqrt(k) roundings of 2^-24 of sum|x||w|; 3 more
-// are the product's, the scale's and the bias's. Then y is rounded once to its dtype. Kernels that quantise x
-// to e4m3 add its 2^-4.
-double bound_of(const Kernel& kernel, int64_t k, DType out, double reference, double magnitude) {
-  const double out_rounding = out == DType::kBF16 ? 0x1p-8 : out == DType::kF16 ? 0x1p-11 : 0x1p-24;
-  const double activation_rounding = kernel.activation == ActivationUse::kQuantized ? 0x1p-4 : 0;
-  double bound = (std::sqrt(static_cast<double>(k)) + 3) * 0x1p-24 + activation_rounding;
-  if (magnitude > 0) bound += out_rounding * std::fabs(reference) / magnitude;
-  if (out == DType::kF16 && magnitude > 0) bound += 0x1p-25 / magnitude;  // f16 subnormals: an absolute step
-  return bound;
-}
-
-float element(const HostTensor& tensor, int64_t index) {
-  return load_element(tensor.data(), tensor.dtype(), index);
-}
-
-// x [64, k] of normal deviates, the same for every layer of that k.
-HostTensor random_activations(int64_t k, DType dtype) {
-  HostTensor x = HostTensor::allocate(dtype, {kMostTokens, k});
-  std::mt19937_64 random(20240229);
-  std::normal_distribution<float> normal;
-  for (int64_t i = 0; i < x.size(); ++i) {
-    store_element(x.mutable_data(), dtype, i, normal(random));
-  }
-  return x;
-}
-
-// Compares rows [begin, end) of every y with x · Wᵀ + bias in double. by_m[i] belongs to kTokens[i].
-void compare_rows(const Fp8Weight& weight, const Linear& linear, const std::vector<double>& x_by_column,
-                  std::span<const HostTensor> results, int64_t begin, int64_t end,
-                  std::span<Deviation> by_m) {
-  const int64_t n = weight.n(), k = weight.k();
-  const HostTensor rows = dequantize(weight, begin, end);  // [rows, k] f32
-  for (int64_t row = begin; row < end; ++row) {
-    const float* w = rows.as<float>() + (row - begin) * k;
-    const double bias = weight.bias.defined() ? element(weight.bias, row) : 0;
-    std::array<double, kMostTokens> sum, magnitude;
-    sum.fill(bias);
-    magnitude.fill(std::fabs(bias));
-    for (int64_t c = 0; c < k; ++c) {
-      const double* x = x_by_column.data() + c * kMostTokens;
-      for (size_t t = 0; t < kMostTokens; ++t) {
-        const double product = w[c] * x[t];
-        sum[t] += product;
-        magnitude[t] += std::fabs(product);
-      }
+// The layers of one scheme: means of their dB.
+struct SchemeAccuracy {
+  int layers = 0;
+  bool emulated = false;
+  struct Mean {
+    double sum = 0;
+    int count = 0;
+    void add(const std::optional<Sqnr>& sqnr) {
+      if (!sqnr) return;
+      sum += std::min(sqnr->db(), 999.0);  // a layer that is exact
+      ++count;
     }
-    for (size_t i = 0; i < kTokens.size(); ++i) {
-      const Kernel& kernel = linear.selection().kernel_for(kTokens[i]);
-      for (int64_t t = 0; t < kTokens[i]; ++t) {
-        const double difference = std::fabs(element(results[i], t * n + row) - sum[static_cast<size_t>(t)]);
-        const double size = magnitude[static_cast<size_t>(t)];
-        const Deviation found{size > 0 ? difference / size : difference,
-                              bound_of(kernel, k, linear.config().out, sum[static_cast<size_t>(t)], size),
-                              row, t, kTokens[i]};
-        if (found.share() > by_m[i].share()) by_m[i] = found;
-      }
+    std::string text() const { return count == 0 ? "-" : fmt::format("{:.1f}", sum / count); }
+    nlohmann::json json() const { return count == 0 ? nlohmann::json() : nlohmann::json(sum / count); }
+  };
+  std::array<std::array<Mean, 2>, 2> db;  // [activation kind][W8A16, W8A8]
+
+  void add(const LayerCheck& check) {
+    ++layers;
+    emulated = emulated || check.emulated;
+    for (size_t kind = 0; kind < kActivationKinds.size(); ++kind) {
+      db[kind][0].add(check.accuracy[kind].w8a16);
+      db[kind][1].add(check.accuracy[kind].w8a8);
     }
   }
+};
+using Accuracies = std::map<std::string, SchemeAccuracy>;
+
+nlohmann::json accuracies_json(const Accuracies& accuracies) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const auto& [scheme, a] : accuracies) {
+    list.push_back({{"scheme", scheme},
+                    {"layers", a.layers},
+                    {"w8a16_db", {{"normal", a.db[0][0].json()}, {"outliers", a.db[1][0].json()}}},
+                    {"w8a8_db", {{"normal", a.db[0][1].json()}, {"outliers", a.db[1][1].json()}}},
+                    {"w8a8_emulated", a.emulated}});
+  }
+  return list;
 }
 
-// One result for each kernel that serves one of kTokens.
-std::vector<LayerResult> verify_layer(const ModelLayer& layer, const Fp8Weight& weight,
-                                      const Linear& linear) {
-  const int64_t n = weight.n(), k = weight.k();
-  const HostTensor x = random_activations(k, linear.config().in);
-  std::vector<double> x_by_column(static_cast<size_t>(k) *
-                                  kMostTokens);  // [k, 64]: the sums run over tokens side by side
-  for (int64_t t = 0; t < kMostTokens; ++t) {
-    for (int64_t c = 0; c < k; ++c)
-      x_by_column[static_cast<size_t>(c * kMostTokens + t)] = element(x, t * k + c);
+void print_accuracies(const Accuracies& accuracies) {
+  using Align = Table::Align;
+  Table table({{"SQNR in dB"},
+               {"layers", Align::kRight},
+               {"W8A16", Align::kRight},
+               {"W8A8", Align::kRight},
+               {"outliers: W8A16", Align::kRight},
+               {"W8A8", Align::kRight}});
+  bool emulated = false;
+  for (const auto& [scheme, a] : accuracies) {
+    emulated = emulated || a.emulated;
+    const char* mark = a.emulated ? "*" : "";
+    table.add({scheme, std::to_string(a.layers), a.db[0][0].text(), a.db[0][1].text() + mark,
+               a.db[1][0].text(), a.db[1][1].text() + mark});
   }
-  Workspace workspace(linear.device());
-  workspace.reserve(linear.workspace_bytes(kMostTokens));
-  std::vector<HostTensor> results;
-  for (const int64_t m : kTokens) {
-    HostTensor y = HostTensor::allocate(linear.config().out, {m, n});
-    linear.apply({const_cast<std::byte*>(x.data()), x.dtype(), m, k, k},
-                 {y.mutable_data(), y.dtype(), m, n, n}, workspace);
-    results.push_back(std::move(y));
-  }
-
-  constexpr int64_t kRowsAtOnce = 16;
-  const int64_t pieces = (n + kRowsAtOnce - 1) / kRowsAtOnce;
-  std::vector<std::array<Deviation, kTokens.size()>> found(static_cast<size_t>(pieces));
-  std::exception_ptr failure;  // must not leave the parallel region as an exception
-#pragma omp parallel for schedule(dynamic) num_threads(num_threads())
-  for (int64_t piece = 0; piece < pieces; ++piece) {
-    try {
-      const int64_t begin = piece * kRowsAtOnce;
-      compare_rows(weight, linear, x_by_column, results, begin, std::min(begin + kRowsAtOnce, n),
-                   found[static_cast<size_t>(piece)]);
-    } catch (...) {
-#pragma omp critical
-      failure = std::current_exception();
-    }
-  }
-  if (failure) std::rethrow_exception(failure);
-
-  std::vector<LayerResult> layer_results;
-  for (size_t i = 0; i < kTokens.size(); ++i) {
-    const Kernel* kernel = &linear.selection().kernel_for(kTokens[i]);
-    auto place = std::find_if(layer_results.begin(), layer_results.end(),
-                              [&](const LayerResult& r) { return r.kernel == kernel; });
-    if (place == layer_results.end())
-      place = layer_results.insert(place, LayerResult{layer.module, kernel, n, k, {}});
-    for (const auto& piece : found) {
-      if (piece[i].share() > place->worst.share()) place->worst = piece[i];
-    }
-  }
-  return layer_results;
+  print_out(
+      "\n{}{}\n", table.text(stdout),
+      wrapped(
+          fmt::format("Of y against the product with x as it is: 30 dB is a relative error of 3 %. Outliers: "
+                      "one channel of x in a hundred is 64 times as large.{}",
+                      emulated ? " *: emulated, no kernel here quantises activations." : ""),
+          0, line_width(stdout)));
 }
 
-void print_as_json(const Arguments& arguments, const std::vector<LayerResult>& results, size_t failures) {
+void print_as_json(const Arguments& arguments, const std::vector<LayerResult>& results,
+                   const Accuracies& accuracies, size_t failures) {
   const auto row_of = [&](size_t i) -> nlohmann::json {
     const LayerResult& r = results[i];
     return {{"module", r.module},
@@ -176,8 +118,9 @@ void print_as_json(const Arguments& arguments, const std::vector<LayerResult>& r
   };
   print_json({{"schema_version", 1},
               {"model", arguments.model.string()},
-              {"activations", dtype_name(arguments.linear.in)},
-              {"tokens", kTokens},
+              {"activations", dtype_name(arguments.linear().in)},
+              {"tokens", kVerifiedTokens},
+              {"accuracy", accuracies_json(accuracies)},
               {"failures", failures}},
              "layers", results.size(), row_of);
 }
@@ -201,29 +144,35 @@ void print_text(const std::vector<LayerResult>& results) {
   }
   write_out(table.text(stdout));
   write_out(more_groups_text(groups.size()));
-  print_out("\n{}\n", wrapped("Errors are relative to the sum of |x||w| of the element; bound: the roundings "
-                              "that fp32 sums and the "
-                              "type of y can add up to.",
-                              0, line_width(stdout)));
+  print_out("\n{}\n",
+            wrapped("Errors are relative to the sum of |x||w| of the element; bound: the roundings "
+                    "that the sums and the type of y can add up to. W8A8 is held to x as it quantises it.",
+                    0, line_width(stdout)));
 }
 
-int run_verify(const Arguments& arguments) {
+int run_verify(Arguments arguments) {
   const Checkpoint checkpoint = Checkpoint::open(arguments.model);
   const Inspection inspection = naming(arguments.model, [&] { return inspect(checkpoint); });
   const std::vector<ModelLayer> layers =
       naming(arguments.model, [&] { return linear_layers(checkpoint, inspection); });
   const Device device = arguments.device.device();
+  const LinearOptions options = arguments.linear();
+  arguments.select.tuned = user_tune_table();
   double total = 0;
   for (const ModelLayer& layer : layers) total += static_cast<double>(layer.n * layer.k);
 
   std::vector<LayerResult> results;
+  Accuracies accuracies;
   {
     ProgressBar bar("verifying", total);
     for (const ModelLayer& layer : layers) {
       try {
         const Fp8Weight weight = load_weight(checkpoint, inspection.format, layer.weight);
-        const Linear linear = Linear::create(device, weight, arguments.linear, arguments.select);
-        for (LayerResult& result : verify_layer(layer, weight, linear)) results.push_back(std::move(result));
+        const LayerCheck check =
+            verify_layer(weight, Linear::create(device, weight, options, arguments.select));
+        for (const KernelCheck& kernel : check.kernels)
+          results.push_back({layer.module, kernel.kernel, layer.n, layer.k, kernel.worst});
+        accuracies[scheme_text(layer.scheme)].add(check);
       } catch (Error& error) {
         if (std::string_view(error.what()).find(layer.module) == std::string_view::npos)
           error.in(layer.module);
@@ -239,9 +188,10 @@ int run_verify(const Arguments& arguments) {
   const auto failures = static_cast<size_t>(std::count_if(
       results.begin(), results.end(), [](const LayerResult& r) { return r.worst.share() > 1; }));
   if (arguments.json) {
-    print_as_json(arguments, results, failures);
+    print_as_json(arguments, results, accuracies, failures);
   } else {
     print_text(results);
+    print_accuracies(accuracies);
   }
   const std::string where =
       fmt::format("{} row {}, token {} of m = {}: {} is off by {:.2e}, the bound is {:.2e}", worst.module,
@@ -265,19 +215,17 @@ int run_verify(const Arguments& arguments) {
 
 void add_verify(CLI::App& app, Run& run) {
   auto arguments = std::make_shared<Arguments>();
-  CLI::App* verb = add_verb(app, "verify", "Check each layer's kernel against double precision",
-                            "anyfp8 verify models/kjv-qwen3-fp8");
+  CLI::App* verb =
+      add_verb(app, "verify", "Check each layer's kernel against double precision, and what W8A8 costs",
+               "anyfp8 verify models/kjv-qwen3-fp8");
   add_model(*verb, arguments->model);
   add_device(*verb, arguments->device, false);
-  add_activations(*verb, arguments->linear.in, {"bf16", "f16", "f32"});
-  add_policy(*verb, arguments->linear.policy);
+  add_activations(*verb, arguments->activations, {"bf16", "f16", "f32"}, "f32; bf16 on a GPU");
+  add_policy(*verb, arguments->policy);
   add_kernel_wishes(*verb, arguments->select);
   add_threads(*verb);
   add_json(*verb, arguments->json);
-  verb->callback([arguments, &run] {
-    arguments->linear.out = arguments->linear.in;
-    run = [arguments] { return run_verify(*arguments); };
-  });
+  verb->callback([arguments, &run] { run = [arguments] { return run_verify(*arguments); }; });
 }
 
 }  // namespace anyfp8::cli

@@ -18,5 +18,6 @@ void add_perplexity(CLI::App& app, Run& run);
 void add_tokenize(CLI::App& app, Run& run);
 void add_quantize(CLI::App& app, Run& run);
 void add_bench(CLI::App& app, Run& run);
+void add_tune(CLI::App& app, Run& run);
 
 }  // namespace anyfp8::cli

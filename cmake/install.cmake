@@ -20,6 +20,7 @@ target_sources(anyfp8 PUBLIC FILE_SET HEADERS BASE_DIRS ${PROJECT_SOURCE_DIR} FI
   anyfp8/kernels/kernel.h
   anyfp8/kernels/plugin.h
   anyfp8/kernels/select.h
+  anyfp8/kernels/tune_table.h
   anyfp8/linear/linear.h
   anyfp8/linear/workspace.h
   anyfp8/scheme/format.h

@@ -28,8 +28,9 @@ using nlohmann::json;
 inline const fs::path kModel = fs::path(ANYFP8_SOURCE_DIR) / "models" / "kjv-qwen3-fp8";
 inline const fs::path kShared = fs::path(ANYFP8_SOURCE_DIR) / ".." / "shared" / "models";
 
-inline const std::vector<std::string> kVerbs = {"devices",  "kernels",    "inspect",  "plan",     "verify",
-                                                "generate", "perplexity", "tokenize", "quantize", "bench"};
+inline const std::vector<std::string> kVerbs = {"devices",  "kernels",  "inspect",    "plan",
+                                                "verify",   "generate", "perplexity", "tokenize",
+                                                "quantize", "bench",    "tune"};
 
 struct Outcome {
   int exit_code = -1;  // -1: ended by `signal`

@@ -60,6 +60,12 @@ TEST_F(CliTest, WrongUsageIsTwo) {
       {"bench", "--shape", "4096"},
       {"bench", "--shape", "0x16"},
       {"bench", "--m", "0"},
+      {"tune"},
+      {"tune", model, "--shape", "64x64"},
+      {"tune", model, "--policy", "invariant"},
+      {"tune", "--shape", "64x64", "--scheme", "int3"},
+      {"tune", "--shape", "64x64", "--m", "0"},
+      {"tune", "--shape", "64x64", "--device", "sm_90"},
       {"bench", "--scheme", "channel,int3"},
       {"bench", "--kernel", "cpu_reference,nonsense"},
       {"bench", "--shapes", "/dev/zero"},
@@ -123,10 +129,15 @@ TEST_F(CliTest, JsonIsOneObject) {
   for (const json& group : plan["groups"]) {
     layers += group["layers"].size();
     EXPECT_FALSE(group["choices"].empty());
+    EXPECT_EQ(group["policy"], group["scheme"] == "bf16" ? "accuracy" : "speed") << "by the checkpoint";
     for (const json& rejection : group["rejected"])
       EXPECT_FALSE(rejection["reason"].get<std::string>().empty());
   }
   EXPECT_EQ(layers, 57u);  // the tied lm_head too
+  const json accurate = run_json({"plan", model, "--policy", "accuracy", "--json"});
+  for (const json& group : accurate["groups"]) EXPECT_EQ(group["policy"], "accuracy");
+  EXPECT_NE(run({"plan", model}).out.find("activations e4m3 1x128 dynamic, policy speed\n"),
+            std::string::npos);
 }
 
 class BenchTest : public CliTest {
@@ -230,6 +241,32 @@ TEST_F(CliTest, VerifyPassesOnEveryLayer) {
     EXPECT_LE(layer["worst_relative_error"], layer["bound"]) << layer;
   }
   EXPECT_EQ(modules.size(), 57u);
+  // 56 block layers, whose activations are to be quantised, and lm_head.
+  for (const json& scheme : verified["accuracy"]) {
+    EXPECT_GT(scheme["w8a16_db"]["normal"], 100) << "f32 x and y";
+    EXPECT_GT(scheme["w8a16_db"]["outliers"], 100);
+    if (scheme["scheme"] == "bf16") {
+      EXPECT_TRUE(scheme["w8a8_db"]["normal"].is_null());
+      continue;
+    }
+    EXPECT_EQ(scheme["layers"], 56);
+    EXPECT_EQ(scheme["w8a8_emulated"], true);
+    // A relative error of 4 % is 28 dB; a uniform one of half a step in 2^-4 .. 2^-3 gives 31.5.
+    for (const char* kind : {"normal", "outliers"}) {
+      EXPECT_GT(scheme["w8a8_db"][kind], 28) << kind;
+      EXPECT_LT(scheme["w8a8_db"][kind], 40) << kind;
+    }
+  }
+  EXPECT_EQ(verified["accuracy"].size(), 2u);
+}
+
+TEST_F(CliTest, VerifyTakesABfloat16ModelAsAGpuWould) {
+  const json verified = run_json({"verify", kModel.string(), "--activations", "bf16", "--json"});
+  EXPECT_EQ(verified["failures"], 0);
+  for (const json& scheme : verified["accuracy"]) {
+    EXPECT_GT(scheme["w8a16_db"]["normal"], 50) << "a relative error of 0.003";
+    EXPECT_LT(scheme["w8a16_db"]["normal"], 60) << "y has 8 bits";
+  }
 }
 
 TEST_F(CliTest, GeneratePrintsTheTextAlone) {
@@ -398,6 +435,25 @@ TEST_F(CliTest, PerplexityAgreesWithTheReference) {
   const double expected = reference["perplexity_first_8192_train_tokens"];
   EXPECT_EQ(measured["tokens"], 8192);
   EXPECT_NEAR(measured["perplexity"], expected, 0.005 * expected);
+  EXPECT_EQ(measured["emulate_w8a8"], false);
+
+  const json emulated =
+      run_json({"perplexity", kModel.string(), "--file", (kShared / "perplexity_text.txt").string(), "--json",
+                "-q", "--emulate-w8a8"});
+  EXPECT_EQ(emulated["emulate_w8a8"], true);
+  EXPECT_NE(emulated["perplexity"], measured["perplexity"]);
+  EXPECT_NEAR(emulated["perplexity"], measured["perplexity"], 0.01 * expected);
+}
+
+TEST_F(CliTest, W8A8IsNotEmulatedWhereNobodyAsksForIt) {
+  if (!has_tokenizer()) GTEST_SKIP() << "built without ICU: no tokenizer";
+  std::ofstream(folder_ / "text") << "In the beginning God created the heaven and the earth.";
+  const std::string file = (folder_ / "text").string();
+  const Outcome refused =
+      run({"perplexity", kModel.string(), "--file", file, "-q", "--emulate-w8a8", "--policy", "accuracy"});
+  expect_one_line_error(refused, 1, "policy accuracy");
+  EXPECT_NE(refused.err.find("no layer has it"), std::string::npos) << refused.err;
+  EXPECT_EQ(run({"perplexity", kModel.string(), "--file", file, "-q", "--emulate-w8a8"}).exit_code, 0);
 }
 
 }  // namespace

@@ -10,7 +10,8 @@
 #include "anyfp8/kernels/select.h"
 
 // golden/selection.txt holds what is chosen for every card and CPU that has a name, for a build that has
-// every launch. A change of the list or of a kernel's rules is a change of that file, and is reviewed as one:
+// every launch, and for every m. A change of the list or of a kernel's rules is a change of that file, and is
+// reviewed as one:
 //   UPDATE_GOLDEN=1 build/tests/selection_test --gtest_filter='GoldenSelection.*'
 // writes it again.
 namespace anyfp8 {
@@ -48,8 +49,9 @@ std::string choice_text(const Device& device, const LinearConfig& config) {
     return "none";
   }
   std::string text;
-  for (const auto& [tokens, kernel] : selection.ranges) {
+  for (const auto& [tokens, kernel, tuned] : selection.ranges) {
     const bool last = tokens.end == TokenRange{}.end;
+    EXPECT_FALSE(tuned);
     if (tokens.begin == 0) {
       text += last ? std::string(kernel->name) : fmt::format("m<{} {}", tokens.end, kernel->name);
     } else {
@@ -84,7 +86,7 @@ std::vector<Entry> merged(const std::vector<T>& values, const std::function<std:
 
 std::string scheme_block(const Device& device, const QuantScheme& scheme) {
   const std::vector<Policy> policies{Policy::kAccuracy, Policy::kSpeed, Policy::kInvariant};
-  const std::vector<Grid> shapes{{4096, 4096}, {57, 131}, {28672, 4096}};
+  const std::vector<Grid> shapes{{4096, 4096}, {57, 131}, {28672, 4096}, {4096, 14336}};
   const std::vector<DType> dtypes{DType::kBF16, DType::kF16, DType::kF32};
   const auto by_dtype = [&](Policy policy, Grid shape) {
     std::string text;

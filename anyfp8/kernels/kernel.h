@@ -21,6 +21,12 @@ namespace anyfp8 {
 enum class Policy : uint8_t { kAccuracy, kSpeed, kInvariant };
 ANYFP8_API std::string_view policy_name(Policy policy) noexcept;
 
+// What a caller gets who names none: speed where the checkpoint itself asks for quantised activations, else
+// accuracy.
+constexpr Policy default_policy(const QuantScheme& scheme) noexcept {
+  return scheme.activation ? Policy::kSpeed : Policy::kAccuracy;
+}
+
 // One linear layer, y[m, n] = x[m, k] · W[n, k]ᵀ + bias[n], as selection sees it.
 struct LinearConfig {
   int64_t n = 0;

@@ -195,6 +195,58 @@ std::vector<RangeChoice> choose(const std::vector<Candidate>& candidates, const 
   throw_no_kernel(device, config, gap, candidates);
 }
 
+// `range` in the place of what covers its tokens. Neighbours of one kernel and one origin become one.
+void overlay(std::vector<RangeChoice>& ranges, const RangeChoice& range) {
+  std::vector<RangeChoice> pieces{range};
+  for (const RangeChoice& old : ranges) {
+    RangeChoice before = old, after = old;
+    before.tokens.end = std::min(old.tokens.end, range.tokens.begin);
+    after.tokens.begin = std::max(old.tokens.begin, range.tokens.end);
+    for (const RangeChoice& piece : {before, after}) {
+      if (!piece.tokens.empty()) pieces.push_back(piece);
+    }
+  }
+  std::sort(pieces.begin(), pieces.end(),
+            [](const RangeChoice& a, const RangeChoice& b) { return a.tokens.begin < b.tokens.begin; });
+  ranges.clear();
+  for (const RangeChoice& piece : pieces) {
+    if (!ranges.empty() && ranges.back().kernel == piece.kernel && ranges.back().tuned == piece.tuned) {
+      ranges.back().tokens.end = piece.tokens.end;
+    } else {
+      ranges.push_back(piece);
+    }
+  }
+}
+
+// The layer's entry in the table over the built-in ranges. A kernel is taken by the rules of any other, so
+// the worst that a table can do is to be slow.
+void apply_tuning(const TuneTable& table, const std::vector<Candidate>& candidates, const Device& device,
+                  const LinearConfig& config, Selection& selection) {
+  const std::optional<TuneKey> key = tune_key(device, config);
+  const TunedLayer* layer = key ? table.find(*key) : nullptr;
+  if (layer == nullptr) return;
+  const Kernel& placed_for = *selection.ranges.front().kernel;
+  for (const TunedRange& range : layer->ranges) {
+    const auto candidate = std::find_if(candidates.begin(), candidates.end(),
+                                        [&](const Candidate& c) { return c.kernel->name == range.kernel; });
+    const Verdict verdict = [&] {
+      ANYFP8_NEED(range.tokens.begin >= 0 && !range.tokens.empty(), "that is no range");
+      ANYFP8_NEED(candidate != candidates.end(), "there is no such kernel");
+      if (!candidate->able()) return candidate->verdict;
+      ANYFP8_NEED(same_layout(*candidate->kernel, placed_for, config),
+                  "it reads {} weights, and the layer's lie {} for {}",
+                  layout_name(candidate->kernel->layout), layout_name(placed_for.layout), placed_for.name);
+      return Verdict::yes();
+    }();
+    if (verdict) {
+      overlay(selection.ranges, {range.tokens, candidate->kernel, true});
+    } else {
+      selection.unused_tuning.push_back(
+          fmt::format("{} for {}: {}", range.kernel, range_text(range.tokens), verdict.reason()));
+    }
+  }
+}
+
 std::string_view trimmed(std::string_view text) {
   constexpr std::string_view kBlanks = " \t\r\n";
   const size_t begin = text.find_first_not_of(kBlanks);
@@ -211,7 +263,7 @@ std::string_view environment(const char* name) {
 
 const Kernel* find_kernel(std::string_view name) { return find_in(all_kernels(), name); }
 
-SelectOptions SelectOptions::from_environment() {
+SelectOptions SelectOptions::from_environment(bool tuning) {
   SelectOptions options;
   options.force = environment("ANYFP8_KERNEL");
   std::string_view rest = environment("ANYFP8_DISABLE");
@@ -220,6 +272,7 @@ SelectOptions SelectOptions::from_environment() {
     if (const auto name = trimmed(rest.substr(0, comma)); !name.empty()) options.disable.emplace_back(name);
     rest = comma == std::string_view::npos ? std::string_view{} : rest.substr(comma + 1);
   }
+  if (tuning) options.tuned = user_tune_table();
   return options;
 }
 
@@ -229,6 +282,8 @@ Selection select_kernel(const Device& device, const LinearConfig& config, const 
   const std::vector<Candidate> candidates = examine(kernels, device, config, options);
   Selection selection;
   selection.ranges = choose(candidates, device, config, options);
+  if (options.tuned != nullptr && options.force.empty())
+    apply_tuning(*options.tuned, candidates, device, config, selection);
   for (const Candidate& c : candidates) {
     const bool used = std::any_of(selection.ranges.begin(), selection.ranges.end(),
                                   [&](const RangeChoice& range) { return range.kernel == c.kernel; });
@@ -263,13 +318,14 @@ std::string Selection::explain() const {
 
   std::string text;
   for (const RangeChoice& range : ranges) {
-    text += fmt::format("{:{}}  {:{}}  {}\n", range_text(range.tokens), range_width, range.kernel->name,
-                        name_width, range.kernel->summary);
+    text += fmt::format("{:{}}  {:{}}  {}{}\n", range_text(range.tokens), range_width, range.kernel->name,
+                        name_width, range.tuned ? "by tune: " : "", range.kernel->summary);
   }
   for (const Rejection& rejection : rejected) {
     text += fmt::format("{:{}}  {:{}}  {}\n", &rejection == rejected.data() ? "not used" : "", range_width,
                         rejection.kernel, name_width, rejection.reason);
   }
+  for (const std::string& unused : unused_tuning) text += fmt::format("not used of tune: {}\n", unused);
   return text;
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -7,6 +8,7 @@
 
 #include "anyfp8/base/export.h"
 #include "anyfp8/kernels/kernel.h"
+#include "anyfp8/kernels/tune_table.h"
 
 namespace anyfp8 {
 
@@ -27,14 +29,18 @@ struct SelectOptions {
   std::vector<std::string> disable;             // kernels taken out; an unknown name is an error
   bool ignore_build = false;                    // plan for a build that has every launch
   std::span<const Kernel* const> kernels = {};  // instead of all_kernels(), for tests
+  std::shared_ptr<const TuneTable> tuned =
+      {};  // measured crossovers, where they differ from the built-in ones
 
-  // force from ANYFP8_KERNEL, disable from ANYFP8_DISABLE (comma separated).
-  ANYFP8_API static SelectOptions from_environment();
+  // force from ANYFP8_KERNEL, disable from ANYFP8_DISABLE (comma separated), tuned from user_tune_table():
+  // who has measured a machine means it for whatever runs there. `tuning` false: without that.
+  ANYFP8_API static SelectOptions from_environment(bool tuning = true);
 };
 
 struct RangeChoice {
   TokenRange tokens;
   const Kernel* kernel;
+  bool tuned = false;  // by SelectOptions::tuned
 };
 
 // A kernel of the list that serves no m, and why. `able` ones could, and stand behind another.
@@ -45,8 +51,9 @@ struct Rejection {
 };
 
 struct Selection {
-  std::vector<RangeChoice> ranges;  // covers [0, infinity) without gap or overlap, m ascending
-  std::vector<Rejection> rejected;  // the rest of the list, in its order
+  std::vector<RangeChoice> ranges;         // covers [0, infinity) without gap or overlap, m ascending
+  std::vector<Rejection> rejected;         // the rest of the list, in its order
+  std::vector<std::string> unused_tuning;  // ranges of SelectOptions::tuned that cannot be had, and why
 
   ANYFP8_API const Kernel& kernel_for(int64_t m) const;
   // Several lines: each range with its kernel, then each kernel not used with its reason.
@@ -60,6 +67,8 @@ struct Selection {
 //     one, where the kernels of that layout leave a gap);
 //   - with Policy::kInvariant the kernel chosen for m = 1 serves every m, since two kernels may sum in
 //     different orders and a row's bits would change at their border.
+// Then, unless a kernel is forced, the layer's entry in SelectOptions::tuned takes the place of the ranges it
+// names, with the same rules for what may run.
 // A pure function of its arguments (and of loaded plugins). Error(kUnsupported) with every kernel's reason
 // when some m has no kernel, or when the forced kernel cannot; Error(kNotFound) for an unknown forced or
 // disabled name; Error(kInvalidArgument) for a name both forced and disabled; load_plugin()'s errors for

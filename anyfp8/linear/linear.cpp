@@ -80,7 +80,7 @@ LinearConfig linear_config(const Fp8Weight& weight, const LinearOptions& options
           .in = options.in,
           .out = options.out,
           .bias = weight.bias.defined(),
-          .policy = options.policy};
+          .policy = options.policy.value_or(default_policy(weight.scheme))};
 }
 
 Linear::Linear(std::unique_ptr<State> state) : state_(std::move(state)) {}

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "anyfp8/base/export.h"
 #include "anyfp8/base/tensor.h"
@@ -16,7 +17,7 @@ namespace anyfp8 {
 struct LinearOptions {
   DType in = DType::kBF16;
   DType out = DType::kBF16;
-  Policy policy = Policy::kAccuracy;
+  std::optional<Policy> policy = {};  // absent: default_policy()
 };
 
 ANYFP8_API LinearConfig linear_config(const Fp8Weight& weight, const LinearOptions& options);

@@ -45,6 +45,7 @@ struct Model::State {
       normed;  // [hidden]: input of q/k/v and gate/up; output of o and down, to be added to hidden
   std::vector<float> q, k, v, attended, gate, up;
   std::vector<uint16_t> narrowed;  // input of the linear layers in 16 bits, where those were asked for
+  std::vector<float> rounded;      // and as W8A8 sees it, where that is emulated
   RopeTable rope;
 
   int64_t pass_tokens() const;
@@ -90,8 +91,14 @@ void Model::State::linear(const Linear& layer, const std::vector<float>& x, int6
   const int64_t in_size = layer.config().k, out_size = layer.config().n;
   const bool wide = activations == DType::kF32;
   void* in = wide ? static_cast<void*>(const_cast<float*>(&x[first * in_size])) : &narrowed[first * in_size];
-  layer.apply({in, activations, tokens, in_size, in_size}, {y, DType::kF32, tokens, out_size, out_size},
-              workspace);
+  TensorView x_view{in, activations, tokens, in_size, in_size};
+  const auto index = static_cast<size_t>(&layer - weights.linears.data());
+  if (const std::optional<ActivationQuant>& quant = weights.emulated[index]) {
+    rounded.resize(static_cast<size_t>(tokens * in_size));
+    round_activations(x_view, *quant, rounded.data());
+    x_view = {rounded.data(), DType::kF32, tokens, in_size, in_size};
+  }
+  layer.apply(x_view, {y, DType::kF32, tokens, out_size, out_size}, workspace);
 }
 
 // Row `row` of x, [size], becomes that of `narrowed`, if activations have 16 bits.

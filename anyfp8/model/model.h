@@ -19,11 +19,15 @@
 namespace anyfp8 {
 
 struct ModelOptions {
-  Device device = cpu_device();     // CPUs only
-  DType activations = DType::kF32;  // of x at the linear layers: f32, bf16 or f16; all else is f32
-  Policy policy = Policy::kAccuracy;
+  Device device = cpu_device();       // CPUs only
+  DType activations = DType::kF32;    // of x at the linear layers: f32, bf16 or f16; all else is f32
+  std::optional<Policy> policy = {};  // absent: default_policy() of each layer
   SelectOptions select = SelectOptions::from_environment();
   LoadOptions load;
+  // Where the checkpoint asks for quantised activations and the policy allows them: x rounded as a W8A8
+  // kernel quantises it, before a product in f32. Slow; to see what W8A8 does to a model where no kernel has
+  // it.
+  bool emulate_w8a8 = false;
   std::optional<QuantizeScheme> quantize_at_load;  // for the 16- and 32-bit linear layers, lm_head excepted
 };
 

@@ -1,5 +1,6 @@
 #include "anyfp8/model/model_weights.h"
 
+#include <algorithm>
 #include <set>
 #include <string_view>
 #include <utility>
@@ -64,7 +65,9 @@ struct Loader {
         weight = quantize(weight.data, *options.quantize_at_load);
         weight.bias = std::move(kept_bias);
       }
-      const LinearOptions linear{options.activations, DType::kF32, options.policy};
+      LinearOptions linear{options.activations, DType::kF32, options.policy};
+      weights.emulated.push_back(emulation(weight));
+      if (weights.emulated.back()) linear.in = DType::kF32;
       weights.linears.push_back(Linear::create(options.device, std::move(weight), linear, options.select));
     } catch (Error& error) {
       // load_weight names the tensor; quantize and Linear::create do not know it.
@@ -74,6 +77,16 @@ struct Loader {
     weights.stored_as.push_back(module);
     const auto total = static_cast<size_t>(config.layers) * kLinearsPerLayer + 1;
     if (progress) progress(static_cast<int64_t>(weights.linears.size()), static_cast<int64_t>(total));
+  }
+
+  std::optional<ActivationQuant> emulation(const Fp8Weight& weight) const {
+    const Policy policy = options.policy.value_or(default_policy(weight.scheme));
+    if (!options.emulate_w8a8 || policy != Policy::kSpeed) return std::nullopt;
+    std::optional<ActivationQuant> quant = activation_quant(weight);
+    if (!quant) return std::nullopt;
+    if (const Verdict verdict = can_quantize(*quant); !verdict)
+      throw fail(ErrorCode::kUnsupported, "W8A8 cannot be emulated: {}", verdict.reason());
+    return quant;
   }
 
   void add_layer(const std::string& path) {
@@ -163,6 +176,14 @@ ModelWeights load_model_weights(const Checkpoint& checkpoint, const ModelConfig&
   loader.weights.final_norm = loader.norm("model.norm", config.hidden);
   loader.add_lm_head();
   loader.refuse_unused();
+  const auto& emulated = loader.weights.emulated;
+  if (options.emulate_w8a8 &&
+      std::none_of(emulated.begin(), emulated.end(), [](const auto& e) { return e.has_value(); })) {
+    throw fail(
+        ErrorCode::kUnsupported,
+        "W8A8 was to be emulated, and no layer has it: the checkpoint asks for no quantised activations, or "
+        "the policy is not speed");
+  }
   return std::move(loader.weights);
 }
 

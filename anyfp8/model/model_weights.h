@@ -1,10 +1,12 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "anyfp8/kernels/common/round_activations.h"
 #include "anyfp8/model/model.h"
 
 namespace anyfp8 {
@@ -21,8 +23,9 @@ struct ModelWeights {
   HostTensor embedding;                // [vocab, hidden] f32, bf16 or f16, where the checkpoint has it
   std::vector<Linear> linears;         // kLinearsPerLayer of each layer, then lm_head
   std::vector<std::string> stored_as;  // their modules in the checkpoint
-  std::vector<LayerNorms> norms;       // of each layer
-  std::vector<float> final_norm;       // [hidden]
+  std::vector<std::optional<ActivationQuant>> emulated;  // how x is rounded for each; none: it is not
+  std::vector<LayerNorms> norms;                         // of each layer
+  std::vector<float> final_norm;                         // [hidden]
 
   const Linear& linear(size_t layer, LinearIndex index) const {
     return linears[layer * kLinearsPerLayer + index];
