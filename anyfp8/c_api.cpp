@@ -177,6 +177,7 @@ void need_zero(int32_t value, std::string_view name) {
 QuantScheme scheme_from_c(const anyfp8_layer& layer) {
   check_extents(layer.n, layer.k);
   need_zero(layer.reserved, "layer.reserved");
+  need_zero(layer.reserved_2, "layer.reserved_2");
   if (layer.bias_dtype != 0) dtype_from_c(layer.bias_dtype, "bias_dtype");
   if (layer.group_rows < 0 || layer.group_cols < 0 || layer.activation_rows < 0 ||
       layer.activation_cols < 0) {
@@ -288,6 +289,7 @@ Fp8Weight borrow_weight(const anyfp8_layer& layer, const void* data, const void*
   need_null_unless(has_bias, bias, "bias", has_bias ? "has a bias_dtype" : "has no bias_dtype");
   if (has_bias) weight.bias = borrow(dtype_from_c(layer.bias_dtype, "bias_dtype"), {layer.n}, bias, "bias");
   if (input_scale != nullptr) weight.input_scale = *input_scale;
+  if (layer.input_scale_ub != 0) weight.input_scale_ub = layer.input_scale_ub;
   check_weight(weight);
   return weight;
 }
@@ -305,6 +307,25 @@ void dequantize_into(int64_t k, int64_t row_begin, int64_t row_end, float* rows,
   }
   const HostTensor result = dequantize(row_begin, row_end);
   if (result.size() > 0) std::memcpy(&need(rows, "rows"), result.data(), result.size_bytes());
+}
+
+// What the functions that apply a layer are given.
+struct Matrices {
+  const Linear& layer;
+  TensorView x, y;
+};
+Matrices matrices(const anyfp8_linear* linear, const void* x, int64_t x_row_stride, void* y,
+                  int64_t y_row_stride, int64_t m) {
+  const Linear& layer = need(linear, "linear").value;
+  const LinearConfig& config = layer.config();
+  if (m != 0) {
+    need(static_cast<const char*>(x), "x");
+    need(static_cast<char*>(y), "y");
+  }
+  // The view of x is of memory that apply() only reads.
+  return {layer,
+          {const_cast<void*>(x), config.in, m, config.k, x_row_stride},
+          {y, config.out, m, config.n, y_row_stride}};
 }
 
 // The result pair of a function that shows a tensor's bytes.
@@ -418,6 +439,13 @@ int anyfp8_checkpoint_format(const anyfp8_checkpoint* checkpoint, char** name) {
   });
 }
 
+int anyfp8_checkpoint_inspect_json(const anyfp8_checkpoint* checkpoint, char** json) {
+  return give(json, "json", [&] {
+    const Checkpoint& source = need(checkpoint, "checkpoint").value;
+    return new_json(inspection_json(source, inspect(source)));
+  });
+}
+
 int anyfp8_weight_load(const anyfp8_checkpoint* checkpoint, const char* module, anyfp8_weight** weight) {
   return give(weight, "weight", [&] {
     const anyfp8_checkpoint& source = need(checkpoint, "checkpoint");
@@ -476,6 +504,10 @@ int anyfp8_weight_scale(const anyfp8_weight* weight, const void** scale, size_t*
   return guarded([&] { give_bytes(scale, bytes, [&] { return need(weight, "weight").value.scale; }); });
 }
 
+int anyfp8_weight_bias(const anyfp8_weight* weight, const void** bias, size_t* bytes) {
+  return guarded([&] { give_bytes(bias, bytes, [&] { return need(weight, "weight").value.bias; }); });
+}
+
 int anyfp8_weight_dequantize(const anyfp8_weight* weight, int64_t row_begin, int64_t row_end, float* rows,
                              size_t row_count) {
   return guarded([&] {
@@ -511,16 +543,17 @@ void anyfp8_linear_free(anyfp8_linear* linear) { delete linear; }
 int anyfp8_linear_apply(const anyfp8_linear* linear, const void* x, int64_t x_row_stride, void* y,
                         int64_t y_row_stride, int64_t m, anyfp8_workspace* workspace, void* stream) {
   return guarded([&] {
-    const Linear& layer = need(linear, "linear").value;
-    const LinearConfig& config = layer.config();
-    if (m != 0) {
-      need(static_cast<const char*>(x), "x");
-      need(static_cast<char*>(y), "y");
-    }
-    // The view is of memory that apply() only reads.
-    const TensorView in{const_cast<void*>(x), config.in, m, config.k, x_row_stride};
-    const TensorView out{y, config.out, m, config.n, y_row_stride};
-    layer.apply(in, out, need(workspace, "workspace").value, Stream{stream});
+    const Matrices of = matrices(linear, x, x_row_stride, y, y_row_stride, m);
+    of.layer.apply(of.x, of.y, need(workspace, "workspace").value, Stream{stream});
+  });
+}
+
+int anyfp8_linear_apply_with(const anyfp8_linear* linear, const void* x, int64_t x_row_stride, void* y,
+                             int64_t y_row_stride, int64_t m, void* scratch, size_t scratch_bytes,
+                             void* stream) {
+  return guarded([&] {
+    const Matrices of = matrices(linear, x, x_row_stride, y, y_row_stride, m);
+    of.layer.apply(of.x, of.y, Scratch{scratch, scratch_bytes}, Stream{stream});
   });
 }
 
@@ -540,6 +573,10 @@ int anyfp8_linear_dequantize(const anyfp8_linear* linear, int64_t row_begin, int
     dequantize_into(layer.config().k, row_begin, row_end, rows, row_count,
                     [&](int64_t begin, int64_t end) { return layer.dequantize(begin, end); });
   });
+}
+
+int anyfp8_linear_weight(const anyfp8_linear* linear, anyfp8_weight** weight) {
+  return give(weight, "weight", [&] { return new anyfp8_weight{need(linear, "linear").value.weight()}; });
 }
 
 int anyfp8_linear_explain(const anyfp8_linear* linear, char** text) {
