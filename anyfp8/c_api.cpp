@@ -229,7 +229,10 @@ CreateOptions options_from_c(const anyfp8_linear_options* given) {
   }
   result.linear.policy = static_cast<Policy>(options.policy);
   if (options.force != nullptr) result.select.force = options.force;
-  need_zero(options.reserved, "options.reserved");
+  if (options.ignore_build != 0 && options.ignore_build != 1) {
+    throw fail(ErrorCode::kInvalidArgument, "options.ignore_build = {}; it is 0 or 1", options.ignore_build);
+  }
+  result.select.ignore_build = options.ignore_build == 1;
   if (options.disable == nullptr && options.disable_count != 0) {
     throw fail(ErrorCode::kInvalidArgument, "options.disable is NULL and disable_count {}",
                options.disable_count);

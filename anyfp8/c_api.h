@@ -218,15 +218,16 @@ typedef struct anyfp8_linear_options {
   size_t struct_size;
   int32_t in_dtype, out_dtype;  // of x and y: 0 is ANYFP8_BF16; or ANYFP8_F16, ANYFP8_F32 (CPU)
   int32_t policy;               // ANYFP8_POLICY_*
-  int32_t reserved;             // zero
+  int32_t ignore_build;         // 1, of a plan alone: as if every kernel were in this build
   const char* force;            // this kernel or an error; NULL: ANYFP8_KERNEL, else choose
   const char* const* disable;   // kernels taken out; NULL: ANYFP8_DISABLE
   size_t disable_count;
 } anyfp8_linear_options;
 
 // The plan for a layer without its weight, also for hardware that is absent; options may be NULL. As a
-// text of several lines, or as {"ranges": [{"begin", "end": m or null, "kernel"}],
-// "rejected": [{"kernel", "reason", "able"}]}: the kernel for begin <= m < end, and why not the others.
+// text of several lines, or as {"ranges": [{"begin", "end": m or null, "kernel"}], "layout",
+// "rejected": [{"kernel", "reason", "able"}]}: the kernel for begin <= m < end, how they want 8-bit weights
+// ("row_major", "panel64", "k64_shuffled"), and why not the others.
 // ANYFP8_UNSUPPORTED, with each kernel's reason, when nothing can run it.
 ANYFP8_API int anyfp8_select_text(const anyfp8_device* device, const anyfp8_layer* layer,
                                   const anyfp8_linear_options* options, char** text);

@@ -9,13 +9,14 @@
 namespace anyfp8 {
 
 Json plan_json(const Selection& selection) {
-  Json plan{{"ranges", Json::array()}, {"rejected", Json::array()}};
+  Json plan{{"ranges", Json::array()}, {"layout", nullptr}, {"rejected", Json::array()}};
   for (const RangeChoice& range : selection.ranges) {
     const bool open = range.tokens.end == std::numeric_limits<int64_t>::max();
     plan["ranges"].push_back({{"begin", range.tokens.begin},
                               {"end", open ? Json(nullptr) : Json(range.tokens.end)},
                               {"kernel", range.kernel->name}});
   }
+  if (!selection.ranges.empty()) plan["layout"] = layout_name(selection.ranges.front().kernel->layout);
   for (const Rejection& r : selection.rejected) {
     plan["rejected"].push_back({{"kernel", r.kernel}, {"reason", r.reason}, {"able", r.able}});
   }

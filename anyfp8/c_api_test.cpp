@@ -369,6 +369,18 @@ TEST(CApi, PlansForHardwareThatIsAbsent) {
   options.disable_count = 1;
   char* none = nullptr;
   EXPECT_NE(anyfp8_select_text(cpu().get(), &layer, &options, &none), ANYFP8_OK);
+  // A plan for a card asks for kernels that a build without CUDA does not have.
+  const Device card = made<Device>([](auto d) { return anyfp8_device_open("sm_86", d); });
+  options = {};
+  options.struct_size = sizeof(options);
+  options.ignore_build = 1;
+  const Json on_card =
+      Json::parse(text_of([&](char** t) { return anyfp8_select_json(card.get(), &layer, &options, t); }));
+  EXPECT_EQ(on_card["ranges"][0]["kernel"], "cuda_mma_w8a16");
+  EXPECT_EQ(on_card["layout"], "k64_shuffled");
+  options.ignore_build = 2;
+  expect_refused(anyfp8_select_text(cpu().get(), &layer, &options, &none), ANYFP8_INVALID_ARGUMENT,
+                 "ignore_build = 2");
   options = f32_options();
   options.force = "no_such_kernel";
   expect_refused(anyfp8_select_text(cpu().get(), &layer, &options, &none), ANYFP8_NOT_FOUND,
