@@ -273,14 +273,17 @@ class Fp8Linear(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         state = {**self.__dict__, "_layer": None, "_number": 0}
         if self._layer is not None:
-            state["_placed"] = self._tensors()
+            placed = self._tensors()
+            dtype = placed["weight"].dtype  # pickle itself has no float8 tensors
+            state["_placed"] = ({**placed, "weight": placed["weight"].view(torch.uint8)}, dtype)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         placed = state.pop("_placed", None)
         super().__setstate__(state)
         if placed is not None:
-            self.place(_weight_of(placed, self.group))
+            tensors, dtype = placed
+            self.place(_weight_of({**tensors, "weight": tensors["weight"].view(dtype)}, self.group))
 
     def extra_repr(self) -> str:
         text = f"in_features={self.in_features}, out_features={self.out_features}, bias={self._bias_dtype is not None}"
