@@ -4,6 +4,7 @@ ANYFP8_REFERENCE_MODELS names the folder of the reference models; without it the
 """
 import functools
 import gc
+import importlib.util
 import json
 import os
 import warnings
@@ -25,6 +26,7 @@ DIALECTS = ["block", "channel", "fbgemm", "tensor-static"]
 # is part of the sixth prompt; in the others no lead is below 0.73.
 UNDECIDED = {torch.float32: 0.0, torch.bfloat16: 0.5, torch.float16: 0.1}
 GPUS = [device for device in anyfp8.devices() if device.kind == "cuda"]
+OLD_GPU = bool(GPUS) and GPUS[0].compute_capability < (8, 0)  # no bf16
 needs_gpu = pytest.mark.skipif(
     not GPUS or not torch.cuda.is_available(), reason="no GPU that both anyfp8 and torch can use"
 )
@@ -44,6 +46,15 @@ def load(folder, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return AutoModelForCausalLM.from_pretrained(folder, **options)
+
+
+def load_on_gpu(folder, **options):
+    """Straight to the GPU where accelerate is installed, which transformers wants for that; else by way of the host."""
+    if importlib.util.find_spec("accelerate"):
+        return load(folder, device_map="cuda", **options)
+    if OLD_GPU and options["dtype"] is torch.bfloat16:
+        options["dtype"] = torch.float16
+    return load(folder, **options).to("cuda")
 
 
 def reference(reference_models, dialect):
@@ -104,11 +115,10 @@ def test_every_dialect_says_the_reference_text_on_the_gpu(reference_models, dial
     gc.collect()
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
-    model = load(folder, dtype=torch.bfloat16, device_map="cuda")
+    model = load_on_gpu(folder, dtype=torch.bfloat16)
     layers = fp8_layers(model)
     assert len(layers) == 56 and all(layer.device.type == "cuda" for layer in layers)
-    old = GPUS[0].compute_capability < (8, 0)
-    assert all(layer.dtype == (torch.float16 if old else torch.bfloat16) for layer in layers)
+    assert all(layer.dtype == (torch.float16 if OLD_GPU else torch.bfloat16) for layer in layers)
 
     parameters = sum(layer.in_features * layer.out_features for layer in layers)
     held = resident_bytes(model)
@@ -228,7 +238,7 @@ def test_models_move_between_devices(model_dir):
 @needs_gpu
 def test_generation_is_compiled(model_dir):
     """A static cache makes generate() compile the model: CUDA graphs around our operator."""
-    model = load(model_dir, dtype=torch.float16, device_map="cuda")
+    model = load_on_gpu(model_dir, dtype=torch.float16)
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     ids = tokenizer("Ge1:1 In the beginning God", return_tensors="pt").input_ids.cuda()
     plain = model.generate(ids, max_new_tokens=24, do_sample=False)
