@@ -7,7 +7,7 @@ import re
 import sys
 from ctypes import POINTER, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
 
 ABI_VERSION = 1
 
@@ -120,28 +120,35 @@ def _library_path() -> Path:
     return path
 
 
+def _places(name: str) -> Iterator[Path]:
+    """Where a library may be that the loader did not find: a wheel has its own libgomp, pip and the toolkit put cuBLASLt
+    where nobody looks. One that the process has already, by whatever path, is found without this."""
+    yield Path(__file__).parent / name
+    for entry in sys.path:
+        yield from sorted(Path(entry or ".").glob(f"nvidia/*/lib/{name}"))
+    for root in (os.environ.get("CUDA_HOME"), "/usr/local/cuda"):
+        if root:
+            yield Path(root, "lib64", name)
+
+
 def _open(path: Path) -> ctypes.CDLL:
-    """The library; one built with CUDA may need cuBLASLt from where pip or the toolkit put it."""
-    try:
-        return ctypes.CDLL(str(path))
-    except OSError as error:
-        missing = re.search(r"libcublasLt\.so\.\d+", str(error))
-        if missing is None:
-            raise
-        name = missing.group()
-        for entry in sys.path:
-            for found in sorted(Path(entry or ".").glob(f"nvidia/*/lib/{name}")):
-                ctypes.CDLL(str(found), mode=ctypes.RTLD_GLOBAL)
-                return ctypes.CDLL(str(path))
-        for root in (os.environ.get("CUDA_HOME"), "/usr/local/cuda"):
-            found = Path(root or "/", "lib64", name)
-            if found.is_file():
-                ctypes.CDLL(str(found), mode=ctypes.RTLD_GLOBAL)
-                return ctypes.CDLL(str(path))
-        raise OSError(
-            f"{path} was built with CUDA and needs {name}, which is in no folder searched; "
-            "pip install nvidia-cublas or torch brings it, and so does the CUDA toolkit"
-        ) from error
+    needed: set[str] = set()
+    while True:
+        try:
+            return ctypes.CDLL(str(path))
+        except OSError as error:
+            missing = re.match(r"(lib(?:gomp|cublasLt)\.so\.\d+): cannot open", str(error))
+            if missing is None or missing[1] in needed:
+                raise
+            needed.add(missing[1])
+            found = next((place for place in _places(missing[1]) if place.is_file()), None)
+            if found is None:
+                cure = "pip install nvidia-cublas or torch brings it, and so does the CUDA toolkit"
+                raise OSError(
+                    f"{path} needs {missing[1]}, which is in no folder searched; "
+                    + (cure if "cublas" in missing[1] else "the package libgomp1 has it")
+                ) from error
+            ctypes.CDLL(str(found), mode=ctypes.RTLD_GLOBAL)
 
 
 def _load() -> ctypes.CDLL:

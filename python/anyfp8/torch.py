@@ -4,11 +4,13 @@
     model = anyfp8.torch.convert(model, scheme="channel")    # 16-bit ones too: quantised here
 
 Weights lie once, in the library's own memory and order (torch.cuda.memory_allocated() does not count them:
-resident_bytes() does). What a layer computes can be compiled, exported and captured in CUDA graphs.
+resident_bytes() does). What a layer computes can be compiled, exported and captured in CUDA graphs. On the CPU layers
+use as many threads as torch does when this is imported, unless ANYFP8_THREADS says otherwise.
 """
 from __future__ import annotations
 
 import itertools
+import os
 from typing import Any, Callable, Iterable
 from weakref import WeakValueDictionary
 
@@ -17,6 +19,7 @@ import torch
 from torch import nn
 
 from ._arrays import BYTES
+from ._device import set_num_threads
 from ._linear import Linear
 from ._torch_call import TYPES, apply_torch, current_stream
 from ._weight import Group, Weight, as_group, quantize
@@ -35,6 +38,10 @@ _SCALES = ("weight_scale_inv", "weight_scale")  # both multiply
 _INPUT_SCALES = ("input_scale", "activation_scale")
 # Rows of W dequantised at a time where gradients go back through a layer.
 _BACKWARD_ROWS = 1024
+
+# Teams of one size share OpenMP's threads with torch; another size would start them anew in every layer.
+if "ANYFP8_THREADS" not in os.environ:
+    set_num_threads(min(1024, torch.get_num_threads()))
 
 # A layer is a number to the operator: a constant of a compiled graph.
 _numbers = itertools.count(1)
