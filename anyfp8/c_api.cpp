@@ -370,16 +370,7 @@ int anyfp8_load_plugin(const char* path) {
 }
 
 int anyfp8_kernels_json(char** json) {
-  return give(json, "json", [&] {
-    Json list = Json::array();
-    for (const Kernel* kernel : all_kernels()) {
-      list.push_back({{"name", kernel->name},
-                      {"summary", kernel->summary},
-                      {"device", kernel->device == DeviceKind::kCpu ? "cpu" : "cuda"},
-                      {"built", kernel->apply != nullptr}});
-    }
-    return new_json(list);
-  });
+  return give(json, "json", [&] { return new_json(kernels_json()); });
 }
 
 int anyfp8_device_count(int* count) {
@@ -415,17 +406,7 @@ int anyfp8_checkpoint_open(const char* path, anyfp8_checkpoint** checkpoint) {
 void anyfp8_checkpoint_free(anyfp8_checkpoint* checkpoint) { delete checkpoint; }
 
 int anyfp8_checkpoint_tensors_json(const anyfp8_checkpoint* checkpoint, char** json) {
-  return give(json, "json", [&] {
-    Json list = Json::array();
-    for (const TensorInfo& t : need(checkpoint, "checkpoint").value.tensors()) {
-      list.push_back({{"name", t.name},
-                      {"dtype", t.dtype_name},
-                      {"shape", t.shape},
-                      {"bytes", t.bytes},
-                      {"shard", t.shard}});
-    }
-    return new_json(list);
-  });
+  return give(json, "json", [&] { return new_json(tensors_json(need(checkpoint, "checkpoint").value)); });
 }
 
 int anyfp8_checkpoint_tensor(const anyfp8_checkpoint* checkpoint, const char* name, const void** data,

@@ -8,6 +8,29 @@
 
 namespace anyfp8 {
 
+Json kernels_json() {
+  Json list = Json::array();
+  for (const Kernel* kernel : all_kernels()) {
+    list.push_back({{"name", kernel->name},
+                    {"summary", kernel->summary},
+                    {"device", kernel->device == DeviceKind::kCpu ? "cpu" : "cuda"},
+                    {"built", kernel->apply != nullptr}});
+  }
+  return list;
+}
+
+Json tensors_json(const Checkpoint& checkpoint) {
+  Json list = Json::array();
+  for (const TensorInfo& t : checkpoint.tensors()) {
+    list.push_back({{"name", t.name},
+                    {"dtype", t.dtype_name},
+                    {"shape", t.shape},
+                    {"bytes", t.bytes},
+                    {"shard", t.shard}});
+  }
+  return list;
+}
+
 Json plan_json(const Selection& selection) {
   Json plan{{"ranges", Json::array()}, {"layout", nullptr}, {"rejected", Json::array()}};
   for (const RangeChoice& range : selection.ranges) {
