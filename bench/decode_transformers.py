@@ -9,6 +9,7 @@ with a static cache, captured in a CUDA graph: of the model as it is ("graph"), 
 Rounds of the two models alternate; what counts is the median. Needs torch, transformers and a GPU (without one it
 runs steps one by one, to show that it works).
 """
+
 import argparse
 import json
 import statistics

@@ -4,6 +4,7 @@
 Opens a checkpoint of any FP8 dialect, says which kernel runs the layer for how many tokens, runs it, and holds the
 result against numpy's product with the dequantised weight. Without MODEL it quantises a random layer.
 """
+
 import sys
 
 import anyfp8

@@ -11,6 +11,7 @@ anyfp8.torch has a torch operator and module, anyfp8.transformers loads FP8 chec
 Errors are ValueError (values that do not fit, files that are wrong), OSError, NotImplementedError (understood, and
 nothing here can do it) and RuntimeError, each with the library's sentence.
 """
+
 from ._device import Device, devices, kernels, load_plugin, set_num_threads
 from ._library import __version__
 from ._linear import Linear

@@ -1,4 +1,5 @@
 """Arrays of numpy, torch and others as addresses: nothing here copies."""
+
 from __future__ import annotations
 
 import math
@@ -74,9 +75,7 @@ def describe(array: Any, name: str) -> Array:
     if is_torch(array):
         text = str(array.dtype).removeprefix("torch.")
         device = "cpu" if array.device.type == "cpu" else f"{array.device.type}:{array.device.index}"
-        return Array(
-            array.data_ptr(), _ALIASES.get(text, text), tuple(array.shape), array.stride(), device, array
-        )
+        return Array(array.data_ptr(), _ALIASES.get(text, text), tuple(array.shape), array.stride(), device, array)
     if not isinstance(array, np.ndarray):
         if not hasattr(array, "__dlpack__"):
             raise TypeError(f"{name} is a {type(array).__name__}; a numpy array or torch tensor is needed")
@@ -92,7 +91,9 @@ def host_matrix(array: Any, name: str, dtype: Any = None) -> Array:
     if found.device != "cpu":
         raise ValueError(f"{name} lies on {found.device}; host memory is needed: {name}.cpu()")
     if len(found.shape) != 2 or not found.contiguous:
-        raise ValueError(f"{name} is {list(found.shape)} with strides {list(found.strides)}; a contiguous [n, k] is needed")
+        raise ValueError(
+            f"{name} is {list(found.shape)} with strides {list(found.strides)}; a contiguous [n, k] is needed"
+        )
     return with_dtype(found, name, dtype)
 
 
@@ -102,9 +103,11 @@ def with_dtype(found: Array, name: str, dtype: Any) -> Array:
             raise ValueError(f"{name} is {found.dtype} and said to be {dtype_name(dtype)}")
         return found
     if found.dtype not in RAW.values():
-        raise ValueError(f"{name} is {found.dtype}; weights are {', '.join(CODES)}, or uint8 codes with their dtype named")
+        raise ValueError(
+            f"{name} is {found.dtype}; weights are {', '.join(CODES)}, or uint8 codes with their dtype named"
+        )
     if dtype is None:
-        raise ValueError(f"{name} is {found.dtype}: say what its codes are, such as dtype=\"e4m3\"")
+        raise ValueError(f'{name} is {found.dtype}: say what its codes are, such as dtype="e4m3"')
     meant = dtype_name(dtype)
     if RAW.get(BYTES[meant]) != found.dtype:
         raise ValueError(f"{name} is {found.dtype} and said to be {meant}, which has {BYTES[meant]} bytes an element")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from ctypes import byref, c_int
-from functools import lru_cache
+from functools import cache
 from typing import Any, Union
 
 from . import _library
@@ -30,7 +30,7 @@ class Device:
         self.name: str = name or (self.kind if self.kind == "cpu" else f"cuda:{self.index}")
 
     @classmethod
-    def _at(cls, index: int) -> "Device":
+    def _at(cls, index: int) -> Device:
         device = cls.__new__(cls)
         device._set(None, Handle("device", "device_at", index))
         return device
@@ -54,7 +54,7 @@ class Device:
 DeviceLike = Union[Device, str, Any]  # "cpu", "cuda:0", a torch.device
 
 
-@lru_cache(maxsize=None)
+@cache
 def _opened(name: str) -> Device:
     return Device(name)
 

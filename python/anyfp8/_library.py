@@ -1,4 +1,5 @@
 """The shared library: where it is found, what its functions take, how its errors become Python's."""
+
 from __future__ import annotations
 
 import ctypes
@@ -7,7 +8,8 @@ import re
 import sys
 from ctypes import POINTER, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any
+from collections.abc import Callable, Iterator
 
 ABI_VERSION = 1
 
@@ -191,7 +193,7 @@ def text_of(name: str, *arguments: Any) -> str:
     result = c_void_p()
     call(name, *arguments, ctypes.byref(result))
     try:
-        return ctypes.string_at(result.value).decode("utf-8", "replace")
+        return ctypes.string_at(result).decode("utf-8", "replace")
     finally:
         lib.anyfp8_string_free(result)
 

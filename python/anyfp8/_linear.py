@@ -3,7 +3,8 @@ from __future__ import annotations
 import json
 import threading
 from ctypes import byref
-from typing import Any, Sequence
+from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -180,7 +181,9 @@ class Linear:
         return _library.size_of("linear_resident_bytes", self._address)
 
     def __repr__(self) -> str:
-        return f"<anyfp8.Linear [{self.n}, {self.k}] on {self.device.name}, {self.dtype}: {self.selection.ranges_text()}>"
+        return (
+            f"<anyfp8.Linear [{self.n}, {self.k}] on {self.device.name}, {self.dtype}: {self.selection.ranges_text()}>"
+        )
 
 
 def _numpy_type(dtype: str) -> Any:

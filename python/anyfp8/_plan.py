@@ -1,4 +1,5 @@
 """Which kernel runs a layer, and why: selection without a weight."""
+
 from __future__ import annotations
 
 import ctypes
@@ -6,7 +7,8 @@ import html
 import json
 import re
 from ctypes import byref, c_char_p
-from typing import Any, Iterator, Sequence
+from typing import Any
+from collections.abc import Iterator, Sequence
 
 from . import _arrays, _library
 from ._device import Device, DeviceLike, as_device
@@ -159,7 +161,7 @@ class Plan:
                 selection.ranges_text(),
             )
             rows[row] = rows.get(row, 0) + 1
-        return [(f"{name} ({count})" if count > 1 else name, *rest) for (name, *rest), count in rows.items()]
+        return [(f"{row[0]} ({count})" if count > 1 else row[0], *row[1:]) for row, count in rows.items()]
 
     def _title(self) -> str:
         absent = "" if self.device.present else " (not here)"

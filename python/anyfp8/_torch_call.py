@@ -1,4 +1,5 @@
 """Linear.apply() on torch tensors: what each call pays, and nothing else (measured in tests/test_torch.py)."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING

@@ -5,7 +5,8 @@ import json
 from ctypes import byref, c_float, c_size_t, c_void_p
 from functools import cached_property
 from os import PathLike, fsencode
-from typing import Any, Sequence, Union
+from typing import Any, Union
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -69,7 +70,7 @@ def describe_layer(
     if activation is not None:
         source, of = (activation, "tensor") if isinstance(activation, str) else activation
         if source not in ("stored", "dynamic"):
-            raise ValueError(f"activation {source!r} is unknown; there are \"stored\" and (\"dynamic\", group)")
+            raise ValueError(f'activation {source!r} is unknown; there are "stored" and ("dynamic", group)')
         wanted = {"dtype": "e4m3", "group": list(as_group(of)), "source": source}
     scale = _arrays.dtype_name(scale_dtype or ("e8m0" if group == "mxfp8" else "f32")) if quantised else None
     return {
@@ -104,7 +105,7 @@ class Weight:
         input_scale: float | None = None,
         input_scale_ub: float | None = None,
         activation: str | tuple[str, Group] | None = None,
-    ) -> "Weight":
+    ) -> Weight:
         """A weight over arrays in host memory, which are not copied and must not change.
 
         data: [n, k], contiguous: e4m3 or e5m2 as ml_dtypes or torch have them, or uint8 with `dtype` named; or bf16,
@@ -135,18 +136,28 @@ class Weight:
         if bias is not None:
             offset = _arrays.describe(bias, "bias")
             if offset.shape != (n,) or not offset.contiguous or offset.device != "cpu":
-                raise ValueError(f"bias is {list(offset.shape)} on {offset.device}; a contiguous [{n}] in host memory is needed")
+                raise ValueError(
+                    f"bias is {list(offset.shape)} on {offset.device}; a contiguous [{n}] in host memory is needed"
+                )
             offset = _arrays.with_dtype(offset, "bias", None)
         if activation is None and input_scale is not None:
             activation = "stored"
         layer = describe_layer(
-            n, k, dtype=codes.dtype, group=group or "tensor", scale_dtype=of_scale, bias=offset and offset.dtype,
-            activation=activation, input_scale_ub=input_scale_ub,
+            n,
+            k,
+            dtype=codes.dtype,
+            group=group or "tensor",
+            scale_dtype=of_scale,
+            bias=offset and offset.dtype,
+            activation=activation,
+            input_scale_ub=input_scale_ub,
         )
         if numbers is not None:
             needed = [-(-n // (layer["weight"]["group"][0] or n)), -(-k // (layer["weight"]["group"][1] or k))]
             if numbers.size != needed[0] * needed[1] or (numbers.ndim == 2 and list(numbers.shape) != needed):
-                raise ValueError(f"scale is {list(numbers.shape)}; a weight {[n, k]} in groups of {group} needs {needed}")
+                raise ValueError(
+                    f"scale is {list(numbers.shape)}; a weight {[n, k]} in groups of {group} needs {needed}"
+                )
         handle = Handle(
             "weight",
             "weight_borrow",
@@ -263,7 +274,7 @@ def _scale(scale: Any, dtype: Any, n: int) -> tuple[np.ndarray, str]:
             codes = codes.view(torch.uint8).numpy()
         return np.ascontiguousarray(codes.view(np.uint8)), "e8m0"
     if found.dtype not in ("f32", "f16", "bf16"):
-        raise ValueError(f"scale is {found.dtype}; f32, f16, bf16 or e8m0 (uint8 with scale_dtype=\"e8m0\") is needed")
+        raise ValueError(f'scale is {found.dtype}; f32, f16, bf16 or e8m0 (uint8 with scale_dtype="e8m0") is needed')
     numbers = found.owner
     numbers = numbers.detach().float().numpy() if _arrays.is_torch(numbers) else numbers.astype(np.float32, copy=False)
     return np.ascontiguousarray(numbers), "f32"
@@ -283,9 +294,7 @@ def quantize(data: Any, scheme: str = "channel") -> Weight:
     """
     found = _arrays.host_matrix(data, "data")
     n, k = found.shape
-    return Weight(
-        Handle("weight", "weight_quantize", found.pointer, _arrays.CODES[found.dtype], n, k, scheme.encode())
-    )
+    return Weight(Handle("weight", "weight_quantize", found.pointer, _arrays.CODES[found.dtype], n, k, scheme.encode()))
 
 
 def merge(weights: Sequence[Weight]) -> Weight:

@@ -7,18 +7,19 @@ Weights lie once, in the library's own memory and order (torch.cuda.memory_alloc
 resident_bytes() does). What a layer computes can be compiled, exported and captured in CUDA graphs. On the CPU layers
 use as many threads as torch does when this is imported, unless ANYFP8_THREADS says otherwise.
 """
+
 from __future__ import annotations
 
 import itertools
 import os
-from typing import Any, Callable, Iterable
+from typing import Any
+from collections.abc import Callable, Iterable
 from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
 from torch import nn
 
-from ._arrays import BYTES
 from ._device import set_num_threads
 from ._linear import Linear
 from ._torch_call import TYPES, apply_torch, current_stream
@@ -82,9 +83,7 @@ def _input_grad_fake(grad: torch.Tensor, layer: int, in_features: int) -> torch.
 
 # Defined by a Library and not by torch.library.custom_op(), whose wrapper costs microseconds a call.
 _library = torch.library.Library("anyfp8", "DEF")
-_library.define(
-    "linear(Tensor x, int layer, int out_features) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,)
-)
+_library.define("linear(Tensor x, int layer, int out_features) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
 _library.define(
     "linear_input_grad(Tensor grad, int layer, int in_features) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,)
 )
@@ -142,21 +141,25 @@ class Fp8Linear(nn.Module):
         self._bias_dtype: torch.dtype | None = None
 
     @classmethod
-    def from_weight(cls, weight: Weight, **options: Any) -> "Fp8Linear":
+    def from_weight(cls, weight: Weight, **options: Any) -> Fp8Linear:
         """options: scale_name, device, dtype, policy, force."""
         module = cls(weight.k, weight.n, group=weight.group, **options)
         module.place(weight)
         return module
 
     @classmethod
-    def from_linear(cls, linear: nn.Linear, scheme: str = "channel", **options: Any) -> "Fp8Linear":
+    def from_linear(cls, linear: nn.Linear, scheme: str = "channel", **options: Any) -> Fp8Linear:
         """Quantises a 16- or 32-bit layer: scheme "tensor", "channel", "block" or "mxfp8"."""
         data = linear.weight.detach().cpu().contiguous()
         weight = quantize(data, scheme)
         if linear.bias is not None:
             weight = Weight.from_arrays(
-                weight.data, weight.scale, linear.bias.detach().cpu().contiguous(), dtype=weight.dtype,
-                group=weight.group, scale_dtype=weight.scale_dtype,
+                weight.data,
+                weight.scale,
+                linear.bias.detach().cpu().contiguous(),
+                dtype=weight.dtype,
+                group=weight.group,
+                scale_dtype=weight.scale_dtype,
             )
         options = {"device": linear.weight.device, "dtype": linear.weight.dtype, **options}
         return cls.from_weight(weight, **options)
@@ -193,7 +196,11 @@ class Fp8Linear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # The operator is for what traces; a plain call does without the dispatcher.
-        if torch.compiler.is_compiling() or type(x) is not torch.Tensor or (x.requires_grad and torch.is_grad_enabled()):
+        if (
+            torch.compiler.is_compiling()
+            or type(x) is not torch.Tensor
+            or (x.requires_grad and torch.is_grad_enabled())
+        ):
             return torch.ops.anyfp8.linear(x, self._number, self.out_features)
         return apply_torch(self._layer or self.layer, x)
 
@@ -251,9 +258,7 @@ class Fp8Linear(nn.Module):
             if prefix + name in state_dict
         }
         others = {key: value for key, value in state_dict.items() if key.removeprefix(prefix) not in given}
-        super()._load_from_state_dict(
-            others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
+        super()._load_from_state_dict(others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
         if "weight" not in given:
             missing_keys.append(prefix + "weight")
             return
@@ -264,7 +269,7 @@ class Fp8Linear(nn.Module):
             return
         self.scale_name = next((name for name in _SCALES if name in given), self.scale_name)
 
-    def _apply(self, fn: Callable, recurse: bool = True) -> "Fp8Linear":
+    def _apply(self, fn: Callable, recurse: bool = True) -> Fp8Linear:
         """.to() and the like: what fn does to a tensor of this module's type and place."""
         probe = fn(torch.empty(0, dtype=self.dtype, device=self.device))
         if (probe.dtype, probe.device) != (self.dtype, self.device):

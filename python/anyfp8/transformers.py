@@ -7,6 +7,7 @@
 Weights go from the mapped file to where they are computed with, one byte a parameter; transformers reads the rest.
 disable() gives the names back to the quantizers of transformers.
 """
+
 from __future__ import annotations
 
 import copy
@@ -55,7 +56,10 @@ def enable(*, policy: str = "accuracy", force: str | None = None) -> None:
 def disable() -> None:
     """Undoes enable(). Models that were loaded stay as they are."""
     for method, (config, quantizer) in _replaced.items():
-        for mapping, before in ((auto.AUTO_QUANTIZATION_CONFIG_MAPPING, config), (auto.AUTO_QUANTIZER_MAPPING, quantizer)):
+        for mapping, before in (
+            (auto.AUTO_QUANTIZATION_CONFIG_MAPPING, config),
+            (auto.AUTO_QUANTIZER_MAPPING, quantizer),
+        ):
             if before is None:
                 del mapping[method]
             else:
@@ -144,12 +148,12 @@ class AnyFp8HfQuantizer(HfQuantizer):
         if _uses_cuda(device_map) and not gpus:
             raise RuntimeError(
                 "anyfp8 sees no CUDA device: this build has no CUDA, or no driver is there; build with ANYFP8_CUDA or "
-                "load with device_map=\"cpu\""
+                'load with device_map="cpu"'
             )
 
     def update_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """Cards below 8.0 have no bf16 tensor cores."""
-        old = [gpu.name for gpu in devices() if gpu.kind == "cuda" and gpu.compute_capability < (8, 0)]
+        old = [gpu.name for gpu in devices() if (gpu.compute_capability or (99, 0)) < (8, 0)]
         if old and dtype is torch.bfloat16 and _uses_cuda(self._device_map):
             _log.warning("%s has no bfloat16 units: activations are float16", old[0])
             return torch.float16
@@ -190,9 +194,14 @@ class AnyFp8HfQuantizer(HfQuantizer):
                 self._sized.append(new)
             model.set_submodule(name, new)
         names = "|".join(re.escape(module) for module in layers)
-        hidden = rf"^({names})\.(weight|bias|weight_scale|weight_scale_inv|input_scale|activation_scale|input_scale_ub)$"
+        hidden = (
+            rf"^({names})\.(weight|bias|weight_scale|weight_scale_inv|input_scale|activation_scale|input_scale_ub)$"
+        )
         known = set(model._keys_to_ignore_on_load_unexpected or ())
-        model._keys_to_ignore_on_load_unexpected = known | {hidden, r"\.(k_scale|v_scale|kv_scale|q_scale|output_scale)$"}
+        model._keys_to_ignore_on_load_unexpected = known | {
+            hidden,
+            r"\.(k_scale|v_scale|kv_scale|q_scale|output_scale)$",
+        }
         return model
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,5 @@
 """What the tests share. ANYFP8_LIBRARY names the library under test (CTest sets it), PYTHONPATH the package."""
+
 import os
 import sys
 from pathlib import Path

@@ -1,4 +1,5 @@
 """What the package says of the C ABI is what c_api.h says."""
+
 import ctypes
 import re
 
@@ -39,7 +40,16 @@ def test_numbers_are_those_of_the_header():
     for name, code in _plan.POLICIES.items():
         assert NUMBERS[f"POLICY_{name.upper()}"] == code, name
     assert NUMBERS["NOT_FOUND"] == _library.NOT_FOUND
-    errors = ["INVALID_ARGUMENT", "NOT_FOUND", "INVALID_FILE", "UNSUPPORTED", "IO", "CUDA_ERROR", "INTERNAL", "OUT_OF_MEMORY"]
+    errors = [
+        "INVALID_ARGUMENT",
+        "NOT_FOUND",
+        "INVALID_FILE",
+        "UNSUPPORTED",
+        "IO",
+        "CUDA_ERROR",
+        "INTERNAL",
+        "OUT_OF_MEMORY",
+    ]
     assert sorted(_library._EXCEPTIONS) == sorted(NUMBERS[name] for name in errors)
     assert f"#define ANYFP8_ABI_VERSION {_library.ABI_VERSION}\n" in HEADER
 

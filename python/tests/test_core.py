@@ -1,4 +1,5 @@
 """The package with numpy alone."""
+
 import gc
 import os
 import subprocess

@@ -1,4 +1,5 @@
 """The operator and the module, on the CPU and, where there is one, on the GPU."""
+
 import copy
 import gc
 import io
@@ -142,6 +143,8 @@ def test_work_goes_to_the_current_stream():
     module = Fp8Linear.from_linear(linear(512, 1024), device=torch.device("cuda"), dtype=torch.float16)
     x, stream = torch.randn(1, 1024, dtype=torch.float16, device="cuda"), torch.cuda.Stream()
     expected = module(x)
+    with torch.cuda.stream(stream):
+        module(x * 2)  # loading code and taking memory for a stream may wait, once
     torch.cuda.synchronize()
     with torch.cuda.stream(stream):
         torch.cuda._sleep(100_000_000)

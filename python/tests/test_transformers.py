@@ -2,6 +2,7 @@
 
 ANYFP8_REFERENCE_MODELS names the folder of the reference models; without it the model of the tree is used alone.
 """
+
 import functools
 import gc
 import importlib.util
@@ -220,6 +221,46 @@ def test_other_shapes_are_refused(model_dir, tmp_path):
     folder = copied(model_dir, tmp_path, lambda config: config.update(intermediate_size=512))
     with pytest.raises(ValueError, match=r"mlp\.\w+_proj is \["):
         load(folder, dtype=torch.float32)
+
+
+REQUANTISED = {
+    "mxfp8": ("mxfp8", {"quant_method": "mxfp8", "modules_to_not_convert": ["lm_head"]}),
+    "modelopt": ("tensor", {"quant_method": "modelopt", "quant_algo": "FP8", "ignore": ["lm_head"]}),
+}
+
+
+@pytest.mark.parametrize("method", REQUANTISED)
+def test_other_dialects_load_too(model_dir, tmp_path, method):
+    """The model of the tree, its layers quantised anew: logits stay near."""
+    save_file = pytest.importorskip("safetensors.torch").save_file
+    scheme, config = REQUANTISED[method]
+    copied(model_dir, tmp_path, lambda old: old.update(quantization_config=config))
+    original, tensors = anyfp8.open_checkpoint(model_dir), {}
+    for layer in original.layers:
+        if layer["weight"]["scale_dtype"]:
+            module = layer["module"]
+            weight = anyfp8.quantize(original.weight(module).dequantize(), scheme)
+            tensors[f"{module}.weight"] = torch.from_numpy(weight.data.copy()).view(torch.float8_e4m3fn)
+            scale = torch.from_numpy(weight.scale.copy())
+            tensors[f"{module}.weight_scale"] = scale.reshape(()) if scheme == "tensor" else scale
+    quantised = {name.rpartition(".")[0] for name in tensors}
+    for name, entry in original.tensors.items():
+        if name.rpartition(".")[0] not in quantised:
+            assert entry["dtype"] == "BF16", name
+            tensors[name] = torch.from_numpy(original.tensor(name).copy()).view(torch.bfloat16)
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    model, ids = load(tmp_path, dtype=torch.float32), torch.arange(40).reshape(1, -1)
+    assert len(fp8_layers(model)) == 56
+    with torch.no_grad():
+        got, expected = model(ids).logits, load(model_dir, dtype=torch.float32)(ids).logits
+    assert torch.nn.functional.cosine_similarity(got, expected, dim=-1).min() > 0.95
+
+
+def test_the_whole_model_is_one_graph(model_dir):
+    model, ids = load(model_dir, dtype=torch.float32), torch.arange(12).reshape(1, -1)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        assert torch.equal(compiled(ids, use_cache=False).logits, model(ids, use_cache=False).logits)
 
 
 @needs_gpu

@@ -1,4 +1,5 @@
 """Against ml_dtypes and safetensors: every code of every FP8 type, random shapes and types."""
+
 import anyfp8
 import numpy as np
 import pytest
