@@ -56,7 +56,7 @@ class Linear:
         *,
         dtype: Any = "bf16",
         out_dtype: Any = None,
-        policy: str = "accuracy",
+        policy: str | None = None,
         force: str | None = None,
         disable: Sequence[str] | None = None,
         stream: int | None = None,

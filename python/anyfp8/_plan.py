@@ -21,14 +21,14 @@ POLICIES = {"accuracy": 0, "speed": 1, "invariant": 2}
 def linear_options(
     dtype: Any = "bf16",
     out_dtype: Any = None,
-    policy: str = "accuracy",
+    policy: str | None = None,
     force: str | None = None,
     disable: Sequence[str] | None = None,
     ignore_build: bool = False,
 ) -> LinearOptions:
-    if policy not in POLICIES:
+    if policy is not None and policy not in POLICIES:
         raise ValueError(f"policy {policy!r} is unknown; there are {', '.join(POLICIES)}")
-    options = LinearOptions(struct_size=ctypes.sizeof(LinearOptions), policy=POLICIES[policy])
+    options = LinearOptions(struct_size=ctypes.sizeof(LinearOptions), policy=POLICIES[policy] if policy else 0)
     options.in_dtype = _arrays.dtype_code(dtype)
     options.out_dtype = _arrays.dtype_code(dtype if out_dtype is None else out_dtype)
     options.force = None if force is None else force.encode()
@@ -96,7 +96,7 @@ def init_fp8_linear_kernel(
     activation: str | tuple[str, Group] | None = None,
     dtype: Any = "bf16",
     out_dtype: Any = None,
-    policy: str = "accuracy",
+    policy: str | None = None,
     force: str | None = None,
     disable: Sequence[str] | None = None,
 ) -> Selection:
@@ -104,7 +104,8 @@ def init_fp8_linear_kernel(
 
     weight_dtype, group, scale_dtype, bias, activation: as of describe_layer() and Weight.from_arrays().
     dtype, out_dtype: of x and y: "bf16", "f16", or "f32" (CPU). policy: "accuracy" (x keeps its bits), "speed" (x may
-    be quantised where the checkpoint asks for it), "invariant" (a row's bits do not depend on m).
+    be quantised where the checkpoint asks for it), "invariant" (a row's bits do not depend on m); None: the library's
+    default.
     force: this kernel or an error; disable: without these; None: what ANYFP8_KERNEL and ANYFP8_DISABLE say.
 
     NotImplementedError, with each kernel's reason, when nothing can run it. Of a device that is not here, kernels
@@ -187,7 +188,7 @@ def plan(
     device: DeviceLike = "cpu",
     *,
     dtype: Any = "bf16",
-    policy: str = "accuracy",
+    policy: str | None = None,
     force: str | None = None,
     disable: Sequence[str] | None = None,
 ) -> Plan:
@@ -208,4 +209,4 @@ def plan(
         if key not in alike:
             alike[key] = _select(where, layer, options)
         layers[layer["module"]] = (layer, alike[key])
-    return Plan(checkpoint, where, policy, _arrays.dtype_name(dtype), layers)
+    return Plan(checkpoint, where, policy or "default", _arrays.dtype_name(dtype), layers)

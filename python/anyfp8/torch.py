@@ -126,7 +126,7 @@ class Fp8Linear(nn.Module):
         scale_name: str = "weight_scale",
         device: Any = None,
         dtype: torch.dtype | None = None,
-        policy: str = "accuracy",
+        policy: str | None = None,
         force: str | None = None,
     ):
         super().__init__()
@@ -345,7 +345,7 @@ def convert(
     scheme: str | None = None,
     skip: Iterable[str] = ("lm_head",),
     dtype: torch.dtype | None = None,
-    policy: str = "accuracy",
+    policy: str | None = None,
     force: str | None = None,
 ) -> nn.Module:
     """Replaces the linear layers of `model` by Fp8Linear, in place, each where it lies; returns it.

@@ -37,7 +37,7 @@ _replaced: dict[str, tuple[Any, Any]] = {}  # what the names stood for before en
 _options: dict[str, Any] = {}
 
 
-def enable(*, policy: str = "accuracy", force: str | None = None) -> None:
+def enable(*, policy: str | None = None, force: str | None = None) -> None:
     """From now on from_pretrained() loads FP8 checkpoints without dequantising them. policy, force: as of
     anyfp8.init_fp8_linear_kernel(). Calling it again changes these."""
     _options.update(policy=policy, force=force)
