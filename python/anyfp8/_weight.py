@@ -252,6 +252,14 @@ class Weight:
     def input_scale_ub(self) -> float | None:
         return self._info["input_scale_ub"]
 
+    def activation_options(self) -> dict[str, Any]:
+        """Arguments of from_arrays() that say how x may be quantised, but for input_scale."""
+        wanted, bound = self._info["activation"], self.input_scale_ub
+        if wanted is None:
+            return {"input_scale_ub": bound}
+        source = "stored" if wanted["source"] == "stored" else ("dynamic", tuple(wanted["group"]))
+        return {"activation": source, "input_scale_ub": bound}
+
     def dequantize(self, begin: int = 0, end: int | None = None) -> np.ndarray:
         """Rows [begin, end) as data * scale, float32 [end - begin, k]."""
         return dequantized("weight_dequantize", self._handle, begin, self.n if end is None else end, self.k)

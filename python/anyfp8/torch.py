@@ -139,6 +139,7 @@ class Fp8Linear(nn.Module):
         self._layer: Linear | None = None
         self._number = 0
         self._bias_dtype: torch.dtype | None = None
+        self._activation: dict[str, Any] = {}  # what policy "speed" needs and tensors do not say
 
     @classmethod
     def from_weight(cls, weight: Weight, **options: Any) -> Fp8Linear:
@@ -181,6 +182,7 @@ class Fp8Linear(nn.Module):
             stream=current_stream(self.device.index) if cuda else None,
         )
         self.group = weight.group
+        self._activation = weight.activation_options()
         self._bias_dtype = None if weight.bias_dtype is None else _DTYPES[weight.bias_dtype]
         self._number = next(_numbers)
         _layers[self._number] = self._layer
@@ -263,7 +265,7 @@ class Fp8Linear(nn.Module):
             missing_keys.append(prefix + "weight")
             return
         try:
-            self.place(_weight_of(given, self.group))
+            self.place(_weight_of(given, self.group, self._activation))
         except (ValueError, NotImplementedError) as error:
             error_msgs.append(f"{prefix}weight: {error}")
             return
@@ -295,7 +297,8 @@ class Fp8Linear(nn.Module):
         super().__setstate__(state)
         if placed is not None:
             tensors, dtype = placed
-            self.place(_weight_of({**tensors, "weight": tensors["weight"].view(dtype)}, self.group))
+            tensors = {**tensors, "weight": tensors["weight"].view(dtype)}
+            self.place(_weight_of(tensors, self.group, self._activation))
 
     def extra_repr(self) -> str:
         text = f"in_features={self.in_features}, out_features={self.out_features}, bias={self._bias_dtype is not None}"
@@ -304,7 +307,9 @@ class Fp8Linear(nn.Module):
         return f"{text}, {self.device}, {self.dtype}, {self._layer.selection.ranges_text()}"
 
 
-def _weight_of(tensors: dict[str, torch.Tensor], group: Group | None) -> Weight:
+def _weight_of(
+    tensors: dict[str, torch.Tensor], group: Group | None, activation: dict[str, Any] | None = None
+) -> Weight:
     """A library weight of tensors in checkpoint form, wherever they lie."""
     host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = host["weight"]
@@ -321,6 +326,7 @@ def _weight_of(tensors: dict[str, torch.Tensor], group: Group | None) -> Weight:
         group=group,
         scale_dtype="e8m0" if mx else None,
         input_scale=input_scale,
+        **(activation or {}),
     )
 
 

@@ -178,6 +178,24 @@ def test_state_dicts_are_in_checkpoint_form(scheme, bias):
         assert torch.equal(other(x), module(x)) and other._number != module._number
 
 
+def test_copies_know_how_activations_may_be_quantised():
+    data = anyfp8.quantize(torch.randn(64, 128), "block")
+    weight = anyfp8.Weight.from_arrays(
+        data.data,
+        data.scale,
+        dtype="e4m3",
+        group="block",
+        activation=("dynamic", (1, 128)),
+        input_scale_ub=1200.0,
+    )
+    module = Fp8Linear.from_weight(weight, policy="speed")
+    expected = weight.to_dict()
+    for other in (module, copy.deepcopy(module), copy.deepcopy(module).half()):
+        assert other.layer.weight().to_dict() == expected and other.policy == "speed"
+    module.load_state_dict(module.state_dict())
+    assert module.layer.weight().to_dict() == expected
+
+
 def test_state_dicts_that_do_not_fit_are_refused():
     module = Fp8Linear.from_linear(linear(200, 192), "block")
     state = module.state_dict()
