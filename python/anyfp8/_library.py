@@ -122,18 +122,27 @@ def _library_path() -> Path:
     return path
 
 
+def _wheels(name: str) -> Iterator[Path]:
+    for entry in sys.path:
+        yield from sorted(Path(entry or ".").glob(f"nvidia/*/lib/{name}"))
+
+
 def _places(name: str) -> Iterator[Path]:
     """Where a library may be that the loader did not find: a wheel has its own libgomp, pip and the toolkit put cuBLASLt
     where nobody looks. One that the process has already, by whatever path, is found without this."""
     yield Path(__file__).parent / name
-    for entry in sys.path:
-        yield from sorted(Path(entry or ".").glob(f"nvidia/*/lib/{name}"))
+    yield from _wheels(name)
     for root in (os.environ.get("CUDA_HOME"), "/usr/local/cuda"):
         if root:
             yield Path(root, "lib64", name)
 
 
 def _open(path: Path) -> ctypes.CDLL:
+    # The first cuBLASLt that is loaded serves torch too, which may need a newer one than the toolkit's: its own, then.
+    if cublas := re.search(rb"libcublasLt\.so\.\d+", path.read_bytes()):
+        for found in _wheels(cublas[0].decode()):
+            ctypes.CDLL(str(found), mode=ctypes.RTLD_GLOBAL)
+            break
     needed: set[str] = set()
     while True:
         try:
