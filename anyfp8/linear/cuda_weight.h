@@ -42,10 +42,10 @@ class CudaWeight final : public WeightStore {
 
   Device device_;
   Layout layout_;
+  std::optional<float> upper_bound_;  // input_scale_ub
   QuantScheme scheme_;
   int64_t n_, k_;
   size_t row_bytes_, pitch_;  // of data
-  std::optional<float> input_scale_ub_;
   DeviceMemory data_, scale_, max_scale_, bias_, input_scale_;
 };
 

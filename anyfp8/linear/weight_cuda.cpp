@@ -34,7 +34,6 @@ CudaWeight::CudaWeight(const Device& device, const Fp8Weight& weight, Layout lay
       k_(weight.k()),
       row_bytes_(static_cast<size_t>(k_) * dtype_bytes(weight.data.dtype())),
       pitch_(layout == Layout::kK64Shuffled ? static_cast<size_t>(shuffled_pitch(k_)) : row_bytes_),
-      input_scale_ub_(weight.input_scale_ub),
       data_(device, static_cast<size_t>(n_) * pitch_),
       scale_(device, bytes_of(weight.scale)),
       max_scale_(device, weight.quantized() ? sizeof(float) : 0),
@@ -55,6 +54,7 @@ void CudaWeight::replace(Fp8Weight weight, Stream stream) {
 
 void CudaWeight::fill(const Fp8Weight& weight, Stream stream) {
   const DeviceGuard guard(device_);
+  upper_bound_ = weight.input_scale_ub;
   const auto rows_a_piece = static_cast<int64_t>(std::max<size_t>(1, kPieceBytes / row_bytes_));
   for (int64_t row = 0; row < n_; row += rows_a_piece) {
     const int64_t rows = std::min(rows_a_piece, n_ - row);
@@ -120,7 +120,7 @@ Fp8Weight CudaWeight::stored() const {
     copy_to_host(&value, input_scale_.data(), sizeof(value), {});
     weight.input_scale = value;
   }
-  weight.input_scale_ub = input_scale_ub_;
+  weight.input_scale_ub = upper_bound_;
   return weight;
 }
 
