@@ -8,11 +8,14 @@ import gc
 import importlib.util
 import json
 import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
 import anyfp8
 import pytest
+from conftest import ROOT
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -162,6 +165,33 @@ def test_the_model_of_the_tree_loads_without_dequantising(model_dir):
     ids = tokenizer("Ge1:1 In the beginning God", return_tensors="pt").input_ids
     out = model.generate(ids, max_new_tokens=8, do_sample=False)
     assert tokenizer.decode(out[0]).startswith("Ge1:1 In the beginning God created the heaven and the earth")
+
+
+PEAK = """
+import sys, anyfp8.transformers, anyfp8.torch, torch, transformers.models.qwen3.modeling_qwen3
+from transformers import AutoModelForCausalLM
+
+def kilobytes(name):
+    return int(next(line for line in open("/proc/self/status") if line.startswith(name)).split()[1])
+
+anyfp8.transformers.enable()
+before = kilobytes("VmRSS")
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16)
+held = anyfp8.torch.resident_bytes(model) + sum(p.numel() * p.element_size() for p in model.parameters())
+print(held, 1024 * (kilobytes("VmHWM") - before))
+"""
+
+
+def test_loading_needs_no_second_copy(tmp_path):
+    """126 million FP8 parameters: the most memory on the way is what the model holds in the end, and a little."""
+    make = [sys.executable, ROOT / "tools" / "make_random_model.py", "--like", "qwen3-0.6b", tmp_path / "model"]
+    subprocess.run([*make, "--layers", "8", "--vocab", "4096"], check=True, capture_output=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", PEAK, tmp_path / "model"], env=environment, check=True, capture_output=True, text=True
+    )
+    held, peak = map(int, result.stdout.split())
+    assert held > 120e6 and peak <= 1.1 * held + 16e6, (held, peak)
 
 
 def test_models_are_saved_and_loaded_again(model_dir, tmp_path):
