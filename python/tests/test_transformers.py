@@ -323,3 +323,15 @@ def test_accelerate_sees_what_layers_weigh(model_dir):
     model = load(model_dir, dtype=torch.float16, device_map="auto")
     assert all(layer.device.type == "cuda" for layer in fp8_layers(model))
     assert not [name for name, _ in model.named_parameters() if "_planned" in name]
+
+
+def test_convert_takes_the_layers_of_transformers():
+    """What transformers loads by itself on a GPU with FP8 units."""
+    finegrained = pytest.importorskip("transformers.integrations.finegrained_fp8")
+    quantised = anyfp8.quantize(torch.randn(192, 256), "block")
+    theirs = finegrained.FP8Linear(256, 192, block_size=(128, 128))
+    theirs.weight.data = torch.from_numpy(quantised.data.copy()).view(torch.float8_e4m3fn)
+    theirs.weight_scale_inv.data = torch.from_numpy(quantised.scale.copy())
+    model = anyfp8.torch.convert(torch.nn.Sequential(theirs), dtype=torch.float32)
+    assert type(model[0]) is Fp8Linear
+    assert torch.equal(model[0].dequantize(), torch.from_numpy(quantised.dequantize()))
