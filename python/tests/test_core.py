@@ -9,7 +9,7 @@ import threading
 import anyfp8
 import numpy as np
 import pytest
-from conftest import expect_product
+from conftest import ROOT, expect_product
 
 
 def f32_layer(random, n=70, k=160, scheme="channel", **options):
@@ -216,6 +216,13 @@ def test_threads_have_their_own_workspace(random):
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_the_example_runs(model_dir):
+    program = [sys.executable, ROOT / "examples" / "numpy_layer.py"]
+    for arguments in ([], [model_dir], [model_dir, "model.layers.1.mlp.down_proj"]):
+        result = subprocess.run([*program, *arguments], capture_output=True, text=True)
+        assert result.returncode == 0 and "bytes a parameter" in result.stdout, result.stderr
 
 
 def test_a_missing_library_is_said(tmp_path):

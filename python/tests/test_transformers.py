@@ -325,6 +325,13 @@ def test_accelerate_sees_what_layers_weigh(model_dir):
     assert not [name for name, _ in model.named_parameters() if "_planned" in name]
 
 
+def test_the_example_runs(model_dir):
+    program = [sys.executable, ROOT / "examples" / "transformers_old_gpu.py", model_dir]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(program, env=environment, capture_output=True, text=True)
+    assert "God created the heaven and the earth" in result.stdout, result.stderr
+
+
 def test_convert_takes_the_layers_of_transformers():
     """What transformers loads by itself on a GPU with FP8 units."""
     finegrained = pytest.importorskip("transformers.integrations.finegrained_fp8")
