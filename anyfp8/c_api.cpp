@@ -177,6 +177,7 @@ void need_zero(int32_t value, std::string_view name) {
 QuantScheme scheme_from_c(const anyfp8_layer& layer) {
   check_extents(layer.n, layer.k);
   need_zero(layer.reserved, "layer.reserved");
+  need_zero(layer.reserved_2, "layer.reserved_2");
   if (layer.bias_dtype != 0) dtype_from_c(layer.bias_dtype, "bias_dtype");
   if (layer.group_rows < 0 || layer.group_cols < 0 || layer.activation_rows < 0 ||
       layer.activation_cols < 0) {
@@ -230,7 +231,10 @@ CreateOptions options_from_c(const anyfp8_linear_options* given) {
   if (options.tune_cache != nullptr && *options.tune_cache != '\0')
     result.select.tuned = std::make_shared<const TuneTable>(read_tune_table(options.tune_cache));
   if (options.force != nullptr) result.select.force = options.force;
-  need_zero(options.reserved, "options.reserved");
+  if (options.ignore_build != 0 && options.ignore_build != 1) {
+    throw fail(ErrorCode::kInvalidArgument, "options.ignore_build = {}; it is 0 or 1", options.ignore_build);
+  }
+  result.select.ignore_build = options.ignore_build == 1;
   if (options.disable == nullptr && options.disable_count != 0) {
     throw fail(ErrorCode::kInvalidArgument, "options.disable is NULL and disable_count {}",
                options.disable_count);
@@ -290,6 +294,7 @@ Fp8Weight borrow_weight(const anyfp8_layer& layer, const void* data, const void*
   need_null_unless(has_bias, bias, "bias", has_bias ? "has a bias_dtype" : "has no bias_dtype");
   if (has_bias) weight.bias = borrow(dtype_from_c(layer.bias_dtype, "bias_dtype"), {layer.n}, bias, "bias");
   if (input_scale != nullptr) weight.input_scale = *input_scale;
+  if (layer.input_scale_ub != 0) weight.input_scale_ub = layer.input_scale_ub;
   check_weight(weight);
   return weight;
 }
@@ -307,6 +312,25 @@ void dequantize_into(int64_t k, int64_t row_begin, int64_t row_end, float* rows,
   }
   const HostTensor result = dequantize(row_begin, row_end);
   if (result.size() > 0) std::memcpy(&need(rows, "rows"), result.data(), result.size_bytes());
+}
+
+// What the functions that apply a layer are given.
+struct Matrices {
+  const Linear& layer;
+  TensorView x, y;
+};
+Matrices matrices(const anyfp8_linear* linear, const void* x, int64_t x_row_stride, void* y,
+                  int64_t y_row_stride, int64_t m) {
+  const Linear& layer = need(linear, "linear").value;
+  const LinearConfig& config = layer.config();
+  if (m != 0) {
+    need(static_cast<const char*>(x), "x");
+    need(static_cast<char*>(y), "y");
+  }
+  // The view of x is of memory that apply() only reads.
+  return {layer,
+          {const_cast<void*>(x), config.in, m, config.k, x_row_stride},
+          {y, config.out, m, config.n, y_row_stride}};
 }
 
 // The result pair of a function that shows a tensor's bytes.
@@ -348,16 +372,7 @@ int anyfp8_load_plugin(const char* path) {
 }
 
 int anyfp8_kernels_json(char** json) {
-  return give(json, "json", [&] {
-    Json list = Json::array();
-    for (const Kernel* kernel : all_kernels()) {
-      list.push_back({{"name", kernel->name},
-                      {"summary", kernel->summary},
-                      {"device", kernel->device == DeviceKind::kCpu ? "cpu" : "cuda"},
-                      {"built", kernel->apply != nullptr}});
-    }
-    return new_json(list);
-  });
+  return give(json, "json", [&] { return new_json(kernels_json()); });
 }
 
 int anyfp8_device_count(int* count) {
@@ -393,17 +408,7 @@ int anyfp8_checkpoint_open(const char* path, anyfp8_checkpoint** checkpoint) {
 void anyfp8_checkpoint_free(anyfp8_checkpoint* checkpoint) { delete checkpoint; }
 
 int anyfp8_checkpoint_tensors_json(const anyfp8_checkpoint* checkpoint, char** json) {
-  return give(json, "json", [&] {
-    Json list = Json::array();
-    for (const TensorInfo& t : need(checkpoint, "checkpoint").value.tensors()) {
-      list.push_back({{"name", t.name},
-                      {"dtype", t.dtype_name},
-                      {"shape", t.shape},
-                      {"bytes", t.bytes},
-                      {"shard", t.shard}});
-    }
-    return new_json(list);
-  });
+  return give(json, "json", [&] { return new_json(tensors_json(need(checkpoint, "checkpoint").value)); });
 }
 
 int anyfp8_checkpoint_tensor(const anyfp8_checkpoint* checkpoint, const char* name, const void** data,
@@ -417,6 +422,13 @@ int anyfp8_checkpoint_format(const anyfp8_checkpoint* checkpoint, char** name) {
   return give(name, "name", [&] {
     const Format* format = need(checkpoint, "checkpoint").format();
     return new_text(format == nullptr ? std::string_view() : format->name);
+  });
+}
+
+int anyfp8_checkpoint_inspect_json(const anyfp8_checkpoint* checkpoint, char** json) {
+  return give(json, "json", [&] {
+    const Checkpoint& source = need(checkpoint, "checkpoint").value;
+    return new_json(inspection_json(source, inspect(source)));
   });
 }
 
@@ -478,6 +490,10 @@ int anyfp8_weight_scale(const anyfp8_weight* weight, const void** scale, size_t*
   return guarded([&] { give_bytes(scale, bytes, [&] { return need(weight, "weight").value.scale; }); });
 }
 
+int anyfp8_weight_bias(const anyfp8_weight* weight, const void** bias, size_t* bytes) {
+  return guarded([&] { give_bytes(bias, bytes, [&] { return need(weight, "weight").value.bias; }); });
+}
+
 int anyfp8_weight_dequantize(const anyfp8_weight* weight, int64_t row_begin, int64_t row_end, float* rows,
                              size_t row_count) {
   return guarded([&] {
@@ -513,16 +529,17 @@ void anyfp8_linear_free(anyfp8_linear* linear) { delete linear; }
 int anyfp8_linear_apply(const anyfp8_linear* linear, const void* x, int64_t x_row_stride, void* y,
                         int64_t y_row_stride, int64_t m, anyfp8_workspace* workspace, void* stream) {
   return guarded([&] {
-    const Linear& layer = need(linear, "linear").value;
-    const LinearConfig& config = layer.config();
-    if (m != 0) {
-      need(static_cast<const char*>(x), "x");
-      need(static_cast<char*>(y), "y");
-    }
-    // The view is of memory that apply() only reads.
-    const TensorView in{const_cast<void*>(x), config.in, m, config.k, x_row_stride};
-    const TensorView out{y, config.out, m, config.n, y_row_stride};
-    layer.apply(in, out, need(workspace, "workspace").value, Stream{stream});
+    const Matrices of = matrices(linear, x, x_row_stride, y, y_row_stride, m);
+    of.layer.apply(of.x, of.y, need(workspace, "workspace").value, Stream{stream});
+  });
+}
+
+int anyfp8_linear_apply_with(const anyfp8_linear* linear, const void* x, int64_t x_row_stride, void* y,
+                             int64_t y_row_stride, int64_t m, void* scratch, size_t scratch_bytes,
+                             void* stream) {
+  return guarded([&] {
+    const Matrices of = matrices(linear, x, x_row_stride, y, y_row_stride, m);
+    of.layer.apply(of.x, of.y, Scratch{scratch, scratch_bytes}, Stream{stream});
   });
 }
 
@@ -542,6 +559,10 @@ int anyfp8_linear_dequantize(const anyfp8_linear* linear, int64_t row_begin, int
     dequantize_into(layer.config().k, row_begin, row_end, rows, row_count,
                     [&](int64_t begin, int64_t end) { return layer.dequantize(begin, end); });
   });
+}
+
+int anyfp8_linear_weight(const anyfp8_linear* linear, anyfp8_weight** weight) {
+  return give(weight, "weight", [&] { return new anyfp8_weight{need(linear, "linear").value.weight()}; });
 }
 
 int anyfp8_linear_explain(const anyfp8_linear* linear, char** text) {

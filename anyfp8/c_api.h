@@ -144,7 +144,18 @@ typedef struct anyfp8_layer {
   int32_t activation;
   int32_t activation_rows, activation_cols;
   int32_t reserved;  // zero
+  // What the first version did not have. Of activations quantised at run time: no larger amax is taken
+  // (fbgemm); 0: no such bound.
+  float input_scale_ub;
+  int32_t reserved_2;  // zero
 } anyfp8_layer;
+
+// What is in the checkpoint, from headers and scales, read as its dialect says:
+// {"format": "hf_fp8" or null, "summary": text or null, "quantized_parameters", "tensor_bytes",
+//  "layers": [{"module", then as of anyfp8_weight_json()}]: every 2-D `<module>.weight`, embeddings included,
+//  "anomalies": [{"tensor", "text"}]: odd, and no obstacle,
+//  "errors": [{"tensor", "text"}]: what anyfp8_weight_load() refuses}
+ANYFP8_API int anyfp8_checkpoint_inspect_json(const anyfp8_checkpoint* checkpoint, char** json);
 
 // Loads `<module>.weight` with its scale and bias, from any dialect. Nothing but scales of another dtype is
 // copied. module: "model.layers.0.mlp.up_proj".
@@ -177,13 +188,16 @@ ANYFP8_API int anyfp8_weight_shape(const anyfp8_weight* weight, int64_t* n, int6
 
 // {"n", "k", "scheme": a text, "weight": {"dtype", "group": [rows, cols], "scale_dtype" or null},
 //  "activation": {"dtype", "group", "source": "stored" | "dynamic"} or null, "bias": its dtype or null,
-//  "input_scale": number or null, "resident_bytes"}
+//  "input_scale": number or null, "input_scale_ub": number or null, "resident_bytes"}
 ANYFP8_API int anyfp8_weight_json(const anyfp8_weight* weight, char** json);
 
 // The bytes of the weight, [n, k], and of its scales (NULL and 0 without): read-only, valid as long as the
 // weight.
 ANYFP8_API int anyfp8_weight_data(const anyfp8_weight* weight, const void** data, size_t* bytes);
 ANYFP8_API int anyfp8_weight_scale(const anyfp8_weight* weight, const void** scale, size_t* bytes);
+
+// The bias, [n] of the dtype that anyfp8_weight_json() says; NULL and 0 without.
+ANYFP8_API int anyfp8_weight_bias(const anyfp8_weight* weight, const void** bias, size_t* bytes);
 
 // Rows [row_begin, row_end) as data * scale into rows[row_end - row_begin, k]; row_count is the number of
 // floats `rows` has room for, and must be at least that many.
@@ -205,7 +219,7 @@ typedef struct anyfp8_linear_options {
   size_t struct_size;
   int32_t in_dtype, out_dtype;  // of x and y: 0 is ANYFP8_BF16; or ANYFP8_F16, ANYFP8_F32 (CPU)
   int32_t policy;               // ANYFP8_POLICY_*
-  int32_t reserved;             // zero
+  int32_t ignore_build;         // 1, of a plan alone: as if every kernel were in this build
   const char* force;            // this kernel or an error; NULL: ANYFP8_KERNEL, else choose
   const char* const* disable;   // kernels taken out; NULL: ANYFP8_DISABLE
   size_t disable_count;
@@ -216,9 +230,10 @@ typedef struct anyfp8_linear_options {
 } anyfp8_linear_options;
 
 // The plan for a layer without its weight, also for hardware that is absent; options may be NULL. As a
-// text of several lines, or as {"ranges": [{"begin", "end": m or null, "kernel", "tuned"}],
-// "rejected": [{"kernel", "reason", "able"}], "unused_tuning": [text]}: the kernel for begin <= m < end, why
-// not the others, and what of the tuned table cannot be had.
+// text of several lines, or as {"ranges": [{"begin", "end": m or null, "kernel", "tuned"}], "layout",
+// "rejected": [{"kernel", "reason", "able"}], "unused_tuning": [text]}: the kernel for begin <= m < end, how they
+// want 8-bit weights ("row_major", "panel64", "k64_shuffled"), why not the others, and what of the tuned table
+// cannot be had.
 // ANYFP8_UNSUPPORTED, with each kernel's reason, when nothing can run it.
 ANYFP8_API int anyfp8_select_text(const anyfp8_device* device, const anyfp8_layer* layer,
                                   const anyfp8_linear_options* options, char** text);
@@ -243,6 +258,13 @@ ANYFP8_API int anyfp8_linear_apply(const anyfp8_linear* linear, const void* x, i
                                    int64_t y_row_stride, int64_t m, anyfp8_workspace* workspace,
                                    void* stream);
 
+// The same with scratch memory of the caller's instead of a workspace, for callers whose allocator knows
+// streams: at least anyfp8_linear_workspace_bytes(m) on the layer's device at a multiple of 64 bytes, of
+// this call's until its work is done; NULL where that is 0.
+ANYFP8_API int anyfp8_linear_apply_with(const anyfp8_linear* linear, const void* x, int64_t x_row_stride,
+                                        void* y, int64_t y_row_stride, int64_t m, void* scratch,
+                                        size_t scratch_bytes, void* stream);
+
 // Workspace that suffices for every m up to max_m.
 ANYFP8_API int anyfp8_linear_workspace_bytes(const anyfp8_linear* linear, int64_t max_m, size_t* bytes);
 
@@ -253,6 +275,10 @@ ANYFP8_API int anyfp8_linear_update_weights(anyfp8_linear* linear, const anyfp8_
 // As anyfp8_weight_dequantize(), from the placed weight into host memory.
 ANYFP8_API int anyfp8_linear_dequantize(const anyfp8_linear* linear, int64_t row_begin, int64_t row_end,
                                         float* rows, size_t row_count);
+
+// The weight that the layer was made from, in host memory and bit for bit as anyfp8_weight_data() and the
+// others show it; the bias may have become ANYFP8_F32. For saving, and for placing it elsewhere.
+ANYFP8_API int anyfp8_linear_weight(const anyfp8_linear* linear, anyfp8_weight** weight);
 
 // The layer's plan, as of anyfp8_select_text() and anyfp8_select_json().
 ANYFP8_API int anyfp8_linear_explain(const anyfp8_linear* linear, char** text);

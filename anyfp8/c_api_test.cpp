@@ -279,6 +279,77 @@ TEST(CApi, ReadsACheckpoint) {
   expect_refused(anyfp8_checkpoint_open("/no/such/model", &none), ANYFP8_NOT_FOUND, "/no/such/model");
 }
 
+TEST(CApi, InspectsACheckpoint) {
+  const std::string path = std::string(ANYFP8_SOURCE_DIR) + "/models/kjv-qwen3-fp8";
+  const Checkpoint checkpoint =
+      made<Checkpoint>([&](auto c) { return anyfp8_checkpoint_open(path.c_str(), c); });
+  const Json json =
+      Json::parse(text_of([&](char** t) { return anyfp8_checkpoint_inspect_json(checkpoint.get(), t); }));
+  EXPECT_EQ(json["format"], "hf_fp8");
+  EXPECT_TRUE(json["errors"].empty()) << json["errors"];
+  size_t parameters = 0, quantized = 0;
+  for (const Json& layer : json["layers"]) {
+    if (layer["weight"]["dtype"] != "e4m3") continue;
+    EXPECT_EQ(layer["weight"]["group"], (Json{128, 128})) << layer["module"];
+    parameters += layer["n"].get<size_t>() * layer["k"].get<size_t>();
+    ++quantized;
+  }
+  EXPECT_EQ(quantized, 8u * 7);
+  EXPECT_EQ(json["quantized_parameters"], parameters);
+}
+
+// What a layer gives back can be placed anew: the same bytes, scale, bias and activation scales.
+TEST(CApi, LayersGiveTheirWeightBack) {
+  Small small;
+  small.layer.activation = 2;
+  small.layer.activation_rows = 1;
+  small.layer.input_scale_ub = 1200;
+  const Weight weight = small.weight();
+  const anyfp8_linear_options options = f32_options();
+  const Layer linear = made<Layer>(
+      [&](auto l) { return anyfp8_linear_create(cpu().get(), weight.get(), &options, nullptr, l); });
+  const Weight back = made<Weight>([&](auto w) { return anyfp8_linear_weight(linear.get(), w); });
+  const void* bytes = nullptr;
+  size_t count = 0;
+  OK(anyfp8_weight_data(back.get(), &bytes, &count));
+  ASSERT_EQ(count, small.data.size());
+  EXPECT_EQ(std::memcmp(bytes, small.data.data(), count), 0);
+  OK(anyfp8_weight_scale(back.get(), &bytes, &count));
+  ASSERT_EQ(count, 8u);
+  EXPECT_EQ(std::memcmp(bytes, small.scale.data(), count), 0);
+  OK(anyfp8_weight_bias(back.get(), &bytes, &count));
+  ASSERT_EQ(count, 8u);
+  EXPECT_EQ(std::memcmp(bytes, small.bias.data(), count), 0);
+  const auto json = [](const Weight& w) {
+    return Json::parse(text_of([&](char** t) { return anyfp8_weight_json(w.get(), t); }));
+  };
+  EXPECT_EQ(json(back), json(weight));
+  EXPECT_EQ(json(back)["input_scale_ub"], 1200);
+}
+
+TEST(CApi, ScratchMayBeTheCallers) {
+  const Small small;
+  const Weight weight = small.weight();
+  const anyfp8_linear_options options = f32_options();
+  const Layer linear = made<Layer>(
+      [&](auto l) { return anyfp8_linear_create(cpu().get(), weight.get(), &options, nullptr, l); });
+  size_t bytes = 0;
+  OK(anyfp8_linear_workspace_bytes(linear.get(), 1, &bytes));
+  ASSERT_GT(bytes, 0u);
+  std::vector<char> memory(bytes + 128);
+  char* scratch = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64);
+  const std::vector<float> x{1, 2, 3, 4};
+  std::vector<float> y(2);
+  const auto apply_with = [&](void* at, size_t room) {
+    return anyfp8_linear_apply_with(linear.get(), x.data(), 4, y.data(), 2, 1, at, room, nullptr);
+  };
+  OK(apply_with(scratch, bytes));
+  EXPECT_EQ(y, (std::vector<float>{15, 26}));
+  expect_refused(apply_with(scratch, bytes - 1), ANYFP8_INVALID_ARGUMENT, std::to_string(bytes));
+  expect_refused(apply_with(nullptr, bytes), ANYFP8_INVALID_ARGUMENT, std::to_string(bytes));
+  expect_refused(apply_with(scratch + 1, bytes), ANYFP8_INVALID_ARGUMENT, "multiple of 64");
+}
+
 TEST(CApi, PlansForHardwareThatIsAbsent) {
   anyfp8_layer layer = layer_of(4096, 4096);
   const Json plan =
@@ -300,6 +371,18 @@ TEST(CApi, PlansForHardwareThatIsAbsent) {
   options.disable_count = 1;
   char* none = nullptr;
   EXPECT_NE(anyfp8_select_text(cpu().get(), &layer, &options, &none), ANYFP8_OK);
+  // A plan for a card asks for kernels that a build without CUDA does not have.
+  const Device card = made<Device>([](auto d) { return anyfp8_device_open("sm_86", d); });
+  options = {};
+  options.struct_size = sizeof(options);
+  options.ignore_build = 1;
+  const Json on_card =
+      Json::parse(text_of([&](char** t) { return anyfp8_select_json(card.get(), &layer, &options, t); }));
+  EXPECT_EQ(on_card["ranges"][0]["kernel"], "cuda_mma_w8a16");
+  EXPECT_EQ(on_card["layout"], "k64_shuffled");
+  options.ignore_build = 2;
+  expect_refused(anyfp8_select_text(cpu().get(), &layer, &options, &none), ANYFP8_INVALID_ARGUMENT,
+                 "ignore_build = 2");
   options = f32_options();
   options.force = "no_such_kernel";
   expect_refused(anyfp8_select_text(cpu().get(), &layer, &options, &none), ANYFP8_NOT_FOUND,

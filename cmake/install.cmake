@@ -36,6 +36,17 @@ if(ANYFP8_CLI)
   install(TARGETS anyfp8_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endif()
 
+# A wheel holds this alone, beside the modules (pyproject.toml). Wheels know no symbolic links, hence one name. libgomp
+# goes along for machines without it, under its own name: a process that has torch has one OpenMP for both.
+if(SKBUILD)
+  set_target_properties(anyfp8 PROPERTIES BUILD_WITH_INSTALL_RPATH ON)
+  install(FILES $<TARGET_FILE:anyfp8> DESTINATION anyfp8 RENAME libanyfp8.so COMPONENT python)
+  if(OpenMP_gomp_LIBRARY)
+    file(REAL_PATH ${OpenMP_gomp_LIBRARY} gomp)
+    install(FILES ${gomp} DESTINATION anyfp8 RENAME libgomp.so.1 COMPONENT python)
+  endif()
+endif()
+
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/anyfp8)
 install(EXPORT anyfp8Targets NAMESPACE anyfp8:: DESTINATION ${package_dir})
 configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/anyfp8Config.cmake.in ${PROJECT_BINARY_DIR}/anyfp8Config.cmake

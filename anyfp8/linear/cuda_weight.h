@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 
 #include "anyfp8/device/device_memory.h"
 #include "anyfp8/linear/weight_store.h"
@@ -29,13 +30,19 @@ class CudaWeight final : public WeightStore {
   void replace(Fp8Weight weight, Stream stream) override;
   PlacedWeight view(const LinearConfig& config) const override;
   HostTensor dequantize(int64_t row_begin, int64_t row_end) const override;
+  Fp8Weight stored() const override;
   size_t resident_bytes() const noexcept override;
 
  private:
   void fill(const Fp8Weight& weight, Stream stream);
+  // Rows [first, last) as row-major codes, and the whole grid of scales (not defined() without), in host
+  // memory.
+  void fetch(int64_t first, int64_t last, std::byte* to) const;
+  HostTensor scale_on_host() const;
 
   Device device_;
   Layout layout_;
+  std::optional<float> upper_bound_;  // input_scale_ub
   QuantScheme scheme_;
   int64_t n_, k_;
   size_t row_bytes_, pitch_;  // of data

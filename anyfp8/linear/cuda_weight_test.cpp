@@ -76,8 +76,26 @@ void expect_dequantizes(const WeightStore& store, const Fp8Weight& w) {
   EXPECT_THROW(store.dequantize(0, last + 1), Error);
 }
 
+void expect_gives_back(const WeightStore& store, const Fp8Weight& w) {
+  const auto equal = [](const HostTensor& a, const HostTensor& b) {
+    return a.defined() == b.defined() &&
+           (!a.defined() || (a.dtype() == b.dtype() && a.shape() == b.shape() &&
+                             std::memcmp(a.data(), b.data(), a.size_bytes()) == 0));
+  };
+  const Fp8Weight back = store.stored();
+  EXPECT_EQ(back.scheme, w.scheme);
+  EXPECT_TRUE(equal(back.data, w.data)) << scheme_text(w.scheme) << " " << shape_text(w.data.shape());
+  EXPECT_TRUE(equal(back.scale, w.scale)) << scheme_text(w.scheme) << " " << shape_text(w.data.shape());
+  EXPECT_TRUE(equal(back.bias, w.bias.defined() ? to_f32(w.bias) : HostTensor()));
+  EXPECT_EQ(back.input_scale, w.input_scale);
+}
+
 TEST_F(CudaWeight, DequantizesExactlyWhateverItsShape) {
   for (const Fp8Weight& w : weights_of_every_kind(0.11)) expect_dequantizes(*place(w), w);
+}
+
+TEST_F(CudaWeight, GivesBackWhatItWasGiven) {
+  for (const Fp8Weight& w : weights_of_every_kind(0.11)) expect_gives_back(*place(w), w);
 }
 
 TEST_F(CudaWeight, LiesAsKernelsReadIt) {

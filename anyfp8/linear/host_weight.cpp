@@ -82,15 +82,30 @@ PlacedWeight HostWeight::view(const LinearConfig& config) const {
 
 HostTensor HostWeight::dequantize(int64_t row_begin, int64_t row_end) const {
   if (layout_ == Layout::kRowMajor) return anyfp8::dequantize(weight_, row_begin, row_end);
+  return dequantize_fetched(weight_.scheme, {n_, k_}, unpacked_scale(), row_begin, row_end,
+                            [&](int64_t first, int64_t last, std::byte* to) { unpack(first, last, to); });
+}
+
+Fp8Weight HostWeight::stored() const {
+  Fp8Weight weight = weight_;
+  if (layout_ == Layout::kRowMajor) return weight;
+  weight.data = HostTensor::allocate(weight_.scheme.weight.dtype, {n_, k_});
+  unpack(0, n_, weight.data.mutable_data());
+  weight.scale = unpacked_scale();
+  return weight;
+}
+
+void HostWeight::unpack(int64_t first, int64_t last, std::byte* to) const {
+  unpack_rows(panel_shape(weight_.scheme.weight, n_, k_), panels_.as<uint8_t>(), first, last,
+              reinterpret_cast<uint8_t*>(to));
+}
+
+HostTensor HostWeight::unpacked_scale() const {
   const QuantKey& key = weight_.scheme.weight;
-  const PanelShape shape = panel_shape(key, n_, k_);
   const Grid grid = scale_grid(key.group, n_, k_);
   HostTensor scale = HostTensor::allocate(key.scale_dtype, {grid.rows, grid.cols});
-  unpack_scales(key, shape, packed_scale_.data(), scale.mutable_data());
-  return dequantize_fetched(
-      weight_.scheme, {n_, k_}, scale, row_begin, row_end, [&](int64_t first, int64_t last, std::byte* to) {
-        unpack_rows(shape, panels_.as<uint8_t>(), first, last, reinterpret_cast<uint8_t*>(to));
-      });
+  unpack_scales(key, panel_shape(key, n_, k_), packed_scale_.data(), scale.mutable_data());
+  return scale;
 }
 
 size_t HostWeight::resident_bytes() const noexcept {

@@ -22,10 +22,13 @@ class HostWeight final : public WeightStore {
   void replace(Fp8Weight weight, Stream stream) override;
   PlacedWeight view(const LinearConfig& config) const override;
   HostTensor dequantize(int64_t row_begin, int64_t row_end) const override;
+  Fp8Weight stored() const override;
   size_t resident_bytes() const noexcept override;
 
  private:
   void pack(const Fp8Weight& weight);
+  void unpack(int64_t first, int64_t last, std::byte* to) const;
+  HostTensor unpacked_scale() const;
 
   Layout layout_;
   int64_t n_, k_;

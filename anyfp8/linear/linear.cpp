@@ -116,6 +116,15 @@ Linear Linear::create(const Device& device, Fp8Weight weight, const LinearOption
 }
 
 void Linear::apply(const TensorView& x, const TensorView& y, Workspace& workspace, Stream stream) const {
+  if (workspace.bytes() > 0 && !same_place(workspace.device(), state_->device)) {
+    throw fail(ErrorCode::kInvalidArgument, "the workspace is on {} and the layer on {}; it needs one there",
+               workspace.device().name, state_->device.name);
+  }
+  apply(x, y, workspace.scratch(), stream);
+}
+
+void Linear::apply(const TensorView& x, const TensorView& y, Scratch scratch, Stream stream) const {
+  constexpr uintptr_t kScratchAlignment = 64;
   const State& s = *state_;
   const int64_t m = x.rows;
   check_matrix(x, "x", m, s.config.k, s.config.in);
@@ -123,19 +132,18 @@ void Linear::apply(const TensorView& x, const TensorView& y, Workspace& workspac
   const Kernel& kernel = s.selection.kernel_for(m);
   if (kernel.workspace_bytes != nullptr) {
     const size_t needed = kernel.workspace_bytes(s.config, s.device, m);
-    if (workspace.bytes() < needed) {
+    if (scratch.bytes < needed || (needed > 0 && scratch.data == nullptr)) {
       throw fail(ErrorCode::kInvalidArgument,
                  "{} needs a workspace of {} bytes for m = {}, this one has {}; reserve "
                  "workspace_bytes(largest m) first",
-                 kernel.name, needed, m, workspace.bytes());
+                 kernel.name, needed, m, scratch.data == nullptr ? 0 : scratch.bytes);
     }
-    if (needed > 0 && !same_place(workspace.device(), s.device)) {
-      throw fail(ErrorCode::kInvalidArgument,
-                 "the workspace is on {} and the layer on {}; it needs one there", workspace.device().name,
-                 s.device.name);
+    if (reinterpret_cast<uintptr_t>(scratch.data) % kScratchAlignment != 0) {
+      throw fail(ErrorCode::kInvalidArgument, "the scratch memory must begin at a multiple of {} bytes",
+                 kScratchAlignment);
     }
   }
-  s.apply(kernel, x, y, workspace.scratch(), stream);
+  s.apply(kernel, x, y, scratch, stream);
 }
 
 size_t Linear::workspace_bytes(int64_t max_m) const {
@@ -165,6 +173,8 @@ void Linear::update_weights(Fp8Weight weight, Stream stream) {
 HostTensor Linear::dequantize(int64_t row_begin, int64_t row_end) const {
   return state_->weight->dequantize(row_begin, row_end);
 }
+
+Fp8Weight Linear::weight() const { return state_->weight->stored(); }
 
 const Device& Linear::device() const noexcept { return state_->device; }
 const LinearConfig& Linear::config() const noexcept { return state_->config; }

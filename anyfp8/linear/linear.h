@@ -43,6 +43,10 @@ class ANYFP8_API Linear {
   // Error(kInvalidArgument) for other shapes, dtypes or a workspace below workspace_bytes(m).
   void apply(const TensorView& x, const TensorView& y, Workspace& workspace, Stream stream = {}) const;
 
+  // The same with scratch memory of the caller's on the layer's device, 64-byte aligned, of
+  // workspace_bytes(m): for callers with an allocator that knows streams.
+  void apply(const TensorView& x, const TensorView& y, Scratch scratch, Stream stream = {}) const;
+
   // Enough for every m up to max_m.
   size_t workspace_bytes(int64_t max_m) const;
 
@@ -53,6 +57,9 @@ class ANYFP8_API Linear {
 
   // Rows [row_begin, row_end) of data * scale as f32 [rows, k] in host memory.
   HostTensor dequantize(int64_t row_begin, int64_t row_end) const;
+
+  // The weight this layer was made from, row-major in host memory, bit for bit; the bias may have become f32.
+  Fp8Weight weight() const;
 
   const Device& device() const noexcept;
   const LinearConfig& config() const noexcept;

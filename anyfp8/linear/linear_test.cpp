@@ -101,6 +101,14 @@ TEST(Linear, DequantizesExactlyWhateverTheLayout) {
           << scheme_text(w.scheme) << " rows " << begin << " to " << end;
     }
     EXPECT_THROW(linear.dequantize(0, w.n() + 1), Error);
+    const Fp8Weight back = linear.weight();
+    EXPECT_EQ(back.scheme, w.scheme);
+    EXPECT_EQ(back.layout, Layout::kRowMajor);
+    ASSERT_EQ(back.data.shape(), w.data.shape());
+    EXPECT_EQ(std::memcmp(back.data.data(), w.data.data(), w.data.size_bytes()), 0) << scheme_text(w.scheme);
+    ASSERT_EQ(back.scale.shape(), w.scale.shape());
+    EXPECT_EQ(std::memcmp(back.scale.data(), w.scale.data(), w.scale.size_bytes()), 0)
+        << scheme_text(w.scheme);
   }
 }
 

@@ -58,6 +58,7 @@ void CudaWeight::replace(Fp8Weight weight, Stream stream) {
 
 void CudaWeight::fill(const Fp8Weight& weight, Stream stream) {
   const DeviceGuard guard(device_);
+  upper_bound_ = weight.input_scale_ub;
   const auto rows_a_piece = static_cast<int64_t>(std::max<size_t>(1, kPieceBytes / row_bytes_));
   for (int64_t row = 0; row < n_; row += rows_a_piece) {
     const int64_t rows = std::min(rows_a_piece, n_ - row);
@@ -102,23 +103,51 @@ PlacedWeight CudaWeight::view(const LinearConfig& config) const {
 
 HostTensor CudaWeight::dequantize(int64_t row_begin, int64_t row_end) const {
   const DeviceGuard guard(device_);
-  HostTensor scale;
-  if (scale_.bytes() > 0) {
-    const Grid grid = scale_grid(scheme_.weight.group, n_, k_);
-    scale = HostTensor::allocate(scheme_.weight.scale_dtype, {grid.rows, grid.cols});
-    copy_to_host(scale.mutable_data(), scale_.data(), scale_.bytes(), {});
+  return dequantize_fetched(scheme_, {n_, k_}, scale_on_host(), row_begin, row_end,
+                            [&](int64_t first, int64_t last, std::byte* to) { fetch(first, last, to); });
+}
+
+Fp8Weight CudaWeight::stored() const {
+  const DeviceGuard guard(device_);
+  Fp8Weight weight;
+  weight.scheme = scheme_;
+  weight.data = HostTensor::allocate(scheme_.weight.dtype, {n_, k_});
+  const auto rows_a_piece = static_cast<int64_t>(std::max<size_t>(1, kPieceBytes / row_bytes_));
+  for (int64_t row = 0; row < n_; row += rows_a_piece) {
+    fetch(row, std::min(row + rows_a_piece, n_),
+          weight.data.mutable_data() + static_cast<size_t>(row) * row_bytes_);
   }
-  const auto fetch = [&](int64_t first, int64_t last, std::byte* to) {
-    const auto rows = static_cast<size_t>(last - first);
-    const auto* from = static_cast<const std::byte*>(data_.data()) + static_cast<size_t>(first) * pitch_;
-    if (layout_ == Layout::kRowMajor) return copy_to_host(to, from, rows * row_bytes_, {});
-    std::vector<uint8_t> shuffled(rows * pitch_);
-    copy_to_host(shuffled.data(), from, shuffled.size(), {});
-    for (size_t row = 0; row < rows; ++row) {
-      unshuffle_row(shuffled.data() + row * pitch_, reinterpret_cast<uint8_t*>(to) + row * row_bytes_, k_);
-    }
-  };
-  return dequantize_fetched(scheme_, {n_, k_}, scale, row_begin, row_end, fetch);
+  weight.scale = scale_on_host();
+  if (bias_.bytes() > 0) {
+    weight.bias = HostTensor::allocate(DType::kF32, {n_});
+    copy_to_host(weight.bias.mutable_data(), bias_.data(), bias_.bytes(), {});
+  }
+  if (input_scale_.bytes() > 0) {
+    float value = 0;
+    copy_to_host(&value, input_scale_.data(), sizeof(value), {});
+    weight.input_scale = value;
+  }
+  weight.input_scale_ub = upper_bound_;
+  return weight;
+}
+
+void CudaWeight::fetch(int64_t first, int64_t last, std::byte* to) const {
+  const auto rows = static_cast<size_t>(last - first);
+  const auto* from = static_cast<const std::byte*>(data_.data()) + static_cast<size_t>(first) * pitch_;
+  if (layout_ == Layout::kRowMajor) return copy_to_host(to, from, rows * row_bytes_, {});
+  std::vector<uint8_t> shuffled(rows * pitch_);
+  copy_to_host(shuffled.data(), from, shuffled.size(), {});
+  for (size_t row = 0; row < rows; ++row) {
+    unshuffle_row(shuffled.data() + row * pitch_, reinterpret_cast<uint8_t*>(to) + row * row_bytes_, k_);
+  }
+}
+
+HostTensor CudaWeight::scale_on_host() const {
+  if (scale_.bytes() == 0) return {};
+  const Grid grid = scale_grid(scheme_.weight.group, n_, k_);
+  HostTensor scale = HostTensor::allocate(scheme_.weight.scale_dtype, {grid.rows, grid.cols});
+  copy_to_host(scale.mutable_data(), scale_.data(), scale_.bytes(), {});
+  return scale;
 }
 
 size_t CudaWeight::resident_bytes() const noexcept {

@@ -28,6 +28,9 @@ class WeightStore {
   // Rows [row_begin, row_end) of data * scale as f32 [rows, k] in host memory.
   virtual HostTensor dequantize(int64_t row_begin, int64_t row_end) const = 0;
 
+  // The weight that was placed, row-major in host memory, bit for bit; the bias may have become f32.
+  virtual Fp8Weight stored() const = 0;
+
   virtual size_t resident_bytes() const noexcept = 0;
 };
 
