@@ -73,11 +73,22 @@ TEST(FusedW8A16, GroupsShapesAndDtypes) {
   }
 }
 
-TEST(FusedW8A16, TakesAnyKAndF32ScalesOf1x32) {
+TEST(FusedW8A16, TakesAnyK) {
   for (const char* kernel : {"cuda_wgmma_w8a16", "cuda_mma_w8a16"}) {
     EXPECT_EQ(reason(kernel, layer(weight_only(kPerRow), Policy::kAccuracy, 57, 131), cuda(9, 0)), "");
-    EXPECT_EQ(reason(kernel, layer(weight_only(kMx32)), cuda(9, 0)), "");
   }
+}
+
+// Which would have to be added group by group: mma.sync is better at that.
+TEST(WgmmaW8A16, LeavesScalesThatDoNotGoIntoTheCodesToMma) {
+  const LinearConfig f32_scales = layer(weight_only(kMx32));
+  expect_in(reason("cuda_wgmma_w8a16", f32_scales, cuda(9, 0)), "scales by 1x32 are f32, it takes e8m0");
+  EXPECT_EQ(reason("cuda_mma_w8a16", f32_scales, cuda(9, 0)), "");
+  LinearConfig fp16 = layer(weight_only(kMx32, DType::kE4M3, DType::kE8M0));
+  EXPECT_EQ(reason("cuda_wgmma_w8a16", fp16, cuda(9, 0)), "");
+  fp16.in = fp16.out = DType::kF16;
+  expect_in(reason("cuda_wgmma_w8a16", fp16, cuda(9, 0)), "x is f16");
+  EXPECT_EQ(reason("cuda_mma_w8a16", fp16, cuda(9, 0)), "");
 }
 
 TEST(WgmmaW8A16, LeavesFewTokensToMmaButForInvariantLayers) {
@@ -91,11 +102,17 @@ TEST(WgmmaW8A16, LeavesFewTokensToMmaButForInvariantLayers) {
 TEST(WgmmaW8A16, KeepsLargeMThatNothingBehindItIsBetterAt) {
   const QuantScheme row = weight_only(kPerRow);
   const auto config = [&](int64_t n, int64_t k) { return layer(row, Policy::kAccuracy, n, k); };
-  EXPECT_EQ(plan(cuda(9, 0), config(4096, 4096), 1024), "cuda_wgmma_w8a16");
-  EXPECT_EQ(plan(cuda(9, 0), config(4096, 4096), 1025), "cuda_dequant_w8a16");
-  EXPECT_EQ(plan(cuda(9, 0), config(4100, 4096), 1 << 20), "cuda_wgmma_w8a16") << "n is no multiple of 8";
-  EXPECT_EQ(plan(cuda(9, 0), config(4096, 4100), 1 << 20), "cuda_wgmma_w8a16") << "k is no multiple of 8";
-  EXPECT_EQ(plan(cuda(9, 0), config(128, 131080), 1 << 20), "cuda_wgmma_w8a16") << "no slab fits";
+  EXPECT_EQ(plan(cuda(9, 0), config(4096, 4096), 1 << 20), "cuda_wgmma_w8a16") << "one scale a row, e4m3";
+  LinearConfig block = config(4096, 4096);
+  block.scheme = weight_only(kBlock128);
+  EXPECT_EQ(plan(cuda(9, 0), block, 1024), "cuda_wgmma_w8a16");
+  EXPECT_EQ(plan(cuda(9, 0), block, 1025), "cuda_dequant_w8a16");
+  block.n = 4100;
+  EXPECT_EQ(plan(cuda(9, 0), block, 1 << 20), "cuda_wgmma_w8a16") << "n is no multiple of 8";
+  LinearConfig mx = config(4096, 4096);
+  mx.scheme = weight_only(kMx32, DType::kE4M3, DType::kE8M0);
+  EXPECT_EQ(plan(cuda(9, 0), mx, 2048), "cuda_wgmma_w8a16");
+  EXPECT_EQ(plan(cuda(9, 0), mx, 2049), "cuda_dequant_w8a16");
 }
 
 TEST(DequantW8A16, TakesE5M2FromFewerTokensWhereItTakesE4M3) {
