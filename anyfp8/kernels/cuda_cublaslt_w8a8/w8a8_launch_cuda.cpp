@@ -71,8 +71,7 @@ void apply_cuda_cublaslt_w8a8(const PlacedWeight& placed, const TensorView& x, c
   ActivationRows activations = w8a8::quantisation(placed, x, at, memory);
   const bool y_aligned = reinterpret_cast<uintptr_t>(y.data) % 16 == 0 && y.row_stride % 8 == 0;
   const w8a8::Parts parts = w8a8::parts_of(m, {config.n, config.k}, w8a8::granule_of(config), y_aligned);
-  Fp8Operands operands{.m = parts.rows,
-                       .w = placed.data,
+  Fp8Operands operands{.w = placed.data,
                        .w_scale = w8a8::copies_weight_scale(config) ? activations.extras.pitched_scale
                                                                     : static_cast<const float*>(placed.scale),
                        .x = activations.codes,
@@ -81,9 +80,9 @@ void apply_cuda_cublaslt_w8a8(const PlacedWeight& placed, const TensorView& x, c
                        .y_stride = config.n,
                        .bias = activations.extras.rounded_bias};
   for (int64_t part = 0; part < parts.count; ++part) {
-    const int64_t begin = parts.begin(part, m);
+    const auto [begin, rows] = parts.at(part, m);
     activations.row_begin = begin;
-    activations.rows = parts.rows;
+    activations.rows = operands.m = rows;
     quantize_activation(activations, *placed.device, stream);
     activations.extras = {};  // are there from now on
 
@@ -91,7 +90,7 @@ void apply_cuda_cublaslt_w8a8(const PlacedWeight& placed, const TensorView& x, c
     if (!parts.staged) operands.y = y_part, operands.y_stride = y.row_stride;
     cublaslt_fp8_gemm(w8a8::product_of(config), operands, {memory, kCublasBytes}, stream);
     if (!parts.staged) continue;
-    copy_rows(operands.y, y_part, std::min(parts.rows, m - begin), config.n, y.row_stride, stream);
+    copy_rows(operands.y, y_part, std::min(rows, m - begin), config.n, y.row_stride, stream);
   }
 }
 

@@ -16,18 +16,17 @@ TEST(W8A8Parts, EveryTokenIsInOneAndNoneIsBeyondY) {
           SCOPED_TRACE(testing::Message()
                        << "n " << weight.rows << ", m " << m << ", granule " << granule << aligned);
           const Parts parts = parts_of(m, weight, granule, aligned);
-          EXPECT_EQ(parts.rows % granule, 0);
-          EXPECT_LE(parts.rows, parts.staged ? most_staged(weight.rows) : most_tokens(weight.cols));
-          EXPECT_EQ(parts.begin(0, m), 0);
-          for (int64_t part = 0; part < parts.count; ++part) {
-            const int64_t end = parts.begin(part, m) + parts.rows;
-            if (part + 1 < parts.count) {
-              EXPECT_GE(end, parts.begin(part + 1, m)) << "a gap";
-            } else {
-              EXPECT_GE(end, m);
-            }
+          int64_t end = 0;
+          for (int64_t i = 0; i < parts.count; ++i) {
+            const Part part = parts.at(i, m);
+            EXPECT_EQ(part.rows % granule, 0);
+            EXPECT_LE(part.rows, parts.staged ? most_staged(weight.rows) : most_tokens(weight.cols));
+            EXPECT_GE(part.begin, 0);
+            EXPECT_LE(part.begin, end) << "a gap";
+            end = part.begin + part.rows;
             EXPECT_TRUE(end <= m || (parts.staged && parts.count == 1)) << "beyond y";
           }
+          EXPECT_GE(end, m);
         }
       }
     }
@@ -41,7 +40,10 @@ TEST(W8A8Parts, OneProductWhereverCublasLtTakesTheTokens) {
     EXPECT_FALSE(parts_of(m, kLarge, 4, true).staged);
   }
   EXPECT_EQ(parts_of(1001, kLarge, 1, true).rows, 1001);
-  EXPECT_EQ(parts_of(1001, kLarge, 4, true).count, 2) << "two of 504, not a copy of 57 MB";
+  const Parts parts = parts_of(1001, kLarge, 4, true);  // not a copy of 57 MB
+  EXPECT_EQ(parts.count, 2);
+  EXPECT_EQ(parts.at(0, 1001).rows, 1000);
+  EXPECT_EQ(parts.at(1, 1001).begin, 997);
   EXPECT_TRUE(parts_of(129, kLarge, 4, true).staged) << "132 in scratch, not two passes over the weight";
   EXPECT_TRUE(parts_of(1001, kSmall, 4, true).staged);
 }
