@@ -66,17 +66,16 @@ Verdict check(const LinearConfig& config, const Device& device) {
   return Verdict::yes();
 }
 
-// H200, us for the FP8 product + about 2.5 for quantising x, against the W8A16 time to beat:
-//                  tensor                      row
-//   4096 x 4096    m = 64  7.9 + 2.5 : 8.5     m = 128  14.2 + 2.5 : 11
-//                  m = 128 8.7 + 2.5 : 11      m = 256  14.6 + 2.5 : 18
-//   28672 x 4096   m = 64 36.7 + 2.5 : 37      m = 128  38.2 + 2.5 : 50
-//                  m = 128 36.3 + 2.5 : 50     m = 256  57.6 + 2.5 : 92
-//   4096 x 14336   m = 64 19.4 + 2.5 : 20      m = 128  37.8 + 2.5 : 27
-//                  m = 128 22.2 + 2.5 : 27     m = 256  38.5 + 2.5 : 48
-// The 128-element mode is taken to behave as row does.
+// H200, us with quantising x : the W8A16 kernel for the same layer.
+//                  tensor, static        row x token           128x128 x 1x128
+//   4096 x 4096    m = 64  10.9 : 10.5   m = 128 16.9 : 13.7   m = 64   17 : 12.1
+//                  m = 128 10.7 : 13.7   m = 256 17.4 : 17.7   m = 128 17.1 : 16.0
+//   28672 x 4096   m = 64  36.5 : 36.3   m = 128 39.7 : 49.4   m = 64  38.5 : 44.8
+//                  m = 128 38.0 : 49.4   m = 256 59.6 : 101    m = 128 39.0 : 67.7
+//   4096 x 14336                         m = 128 42.2 : 32.0   m = 64   28 : 29.8
+//                                        m = 256 44.7 : 48.7   m = 128 28.9 : 40.7
 TokenRange tokens(const LinearConfig& config, const Device&) {
-  return {.begin = config.scheme.weight.group == kPerTensor ? 128 : 256};
+  return {.begin = config.scheme.weight.group == kPerRow ? 256 : 128};
 }
 
 size_t workspace_bytes(const LinearConfig& config, const Device&, int64_t m) {
