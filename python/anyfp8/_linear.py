@@ -160,7 +160,7 @@ class Linear:
     def weight(self) -> Weight:
         """The weight as it was placed, bit for bit, in host memory (a copy, unless it lies there as it is); the bias
         may have become float32."""
-        return Weight(Handle("weight", "linear_weight", self._address), self._owners)
+        return Weight(Handle("weight", "linear_weight", self._address), self._owners, bias_owner=self._owners)
 
     def dequantize(self, begin: int = 0, end: int | None = None) -> np.ndarray:
         """Rows [begin, end) of data * scale, float32 [end - begin, k] in host memory."""

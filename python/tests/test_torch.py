@@ -222,6 +222,9 @@ def test_modules_change_type_and_place():
     after = module.state_dict()
     assert all(torch.equal(before[name].view(torch.uint8), after[name].view(torch.uint8)) for name in ("weight",))
     assert torch.equal(before["weight_scale"], after["weight_scale"])
+    assert torch.equal(before["bias"], after["bias"])
+    module.half()  # the bias outlives each layer that it was part of
+    expect_layer(module, x.half(), module(x.half()))
     if GPU:
         module.cuda().half()
         assert module.layer.device.name == "cuda:0"
