@@ -31,7 +31,7 @@ const void* ready_kernel(Family family, const Operands& o, ShapeId shape) {
   if (index < 64 && (devices.load(std::memory_order_acquire) & bit) != 0) return kernel;
   ANYFP8_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                          shared_bytes(kShapes[shape], family)));
-  devices.fetch_or(bit, std::memory_order_release);
+  if (index < 64) devices.fetch_or(bit, std::memory_order_release);
   return kernel;
 }
 

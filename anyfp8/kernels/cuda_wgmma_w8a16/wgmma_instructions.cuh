@@ -107,8 +107,9 @@ inline __device__ void copy_box(uint32_t to, const CUtensorMap& from, int column
       : "memory");
 }
 
-// A cluster. Barriers of its blocks are known to each other between these two. Neither orders memory: the
-// forms that do flush the block's writes to all of the card, which takes a microsecond.
+// A cluster. Behind both of these the barriers that its blocks initialised and published are known to each
+// other. The arrival orders nothing else: the form that does flushes the block's writes to all of the card,
+// which takes a microsecond.
 inline __device__ void arrive_in_cluster() {
   asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 }
@@ -134,6 +135,7 @@ inline __device__ uint32_t address_in(uint32_t address, int rank) {
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
   return there;
 }
+// Likewise: with .release.cluster this would flush. What it follows are reads, whose values are there.
 inline __device__ void arrive_in(uint32_t barrier, int rank) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(address_in(barrier, rank)) : "memory");
 }
@@ -145,11 +147,6 @@ inline __device__ void copy_to_block(int rank, uint32_t to, uint32_t from, int b
       "r"(from), "r"(bytes), "r"(address_in(barrier, rank))
       : "memory");
 }
-// What this thread copied has left its shared memory.
-inline __device__ void wait_until_sent() {
-  asm volatile("cp.async.bulk.commit_group;\ncp.async.bulk.wait_group.read 0;" ::: "memory");
-}
-
 // Registers go from the producer to the consumers.
 template <int kRegisters>
 inline __device__ void give_registers() {

@@ -68,7 +68,7 @@ const void* ready_kernel(const Operands& o, ShapeId shape) {
   if (index < 64 && (devices.load(std::memory_order_acquire) & bit) != 0) return kernel;
   ANYFP8_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                          shared_bytes(kShapes[shape])));
-  devices.fetch_or(bit, std::memory_order_release);
+  if (index < 64) devices.fetch_or(bit, std::memory_order_release);
   return kernel;
 }
 
@@ -79,7 +79,7 @@ bool begins_at_multiples_of(uintptr_t bytes, const void* data, int64_t row_strid
 
 void launch(const Plan& plan, const Operands& operands, Arguments arguments, Stream stream) {
   const Shape& shape = kShapes[plan.shape];
-  const int steps = static_cast<int>((arguments.k + 127) / 128);
+  const int steps = (arguments.k + 127) / 128;
   arguments.tiles = static_cast<int>(plan.tiles);
   arguments.token_tiles = static_cast<int>(plan.token_tiles);
   arguments.splits = plan.splits;
@@ -129,7 +129,8 @@ void apply(const PlacedWeight& weight, const TensorView& x, const TensorView& y,
   arguments.k = static_cast<int>(c.k);
   arguments.group_rows = c.scheme.weight.group.rows;
   arguments.scale_columns = static_cast<int>(weight.grid.cols);
-  arguments.x_by_tma = begins_at_multiples_of(16, x.data, x.row_stride, x.rows);
+  constexpr int64_t kMostStride = int64_t{1} << 39;  // of TMA: 2^40 bytes
+  arguments.x_by_tma = begins_at_multiples_of(16, x.data, x.row_stride, x.rows) && x.row_stride < kMostStride;
   arguments.y_pairs = begins_at_multiples_of(4, y.data, y.row_stride, y.rows);
   arguments.y_fours = begins_at_multiples_of(8, y.data, y.row_stride, y.rows);
   arguments.scale_e8m0 = c.scheme.weight.scale_dtype == DType::kE8M0;

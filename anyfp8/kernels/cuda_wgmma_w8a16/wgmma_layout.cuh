@@ -25,8 +25,9 @@ struct Tile {
   static constexpr int kSumPitch = sum_pitch(kShape);
 };
 
-// full[stage]: it is there; empty[stage]: every consumer warp has left it. freed: the rings of all blocks of
-// the cluster hold nothing any more; came: the sums that they sent are here.
+// full[stage]: it is there; empty[stage]: every consumer warp has left it. freed: nobody in the
+// cluster reads a ring any more, and what lies behind the own sums may be written; came: the sums that they
+// sent are here.
 template <class S>
 struct Ring {
   uint32_t base;

@@ -40,11 +40,11 @@ class Output {
     }
   }
 
-  // The sums are whole. Most tiles lie inside of y, which is asked once and not for each pair: that and one
-  // pointer for each token were 3 us of a tile of 256 x 128.
+  // The sums are whole. Most tiles lie inside of y's rows, which is asked once and not for each pair: that
+  // and one pointer for each token were 3 us of a tile of 256 x 128.
   __forceinline__ __device__ void write(const Sums<S>& acc, const Endings& endings, int tile) const {
     const int n0 = first_row<S>(p_, tile), m0 = first_token<S>(p_, tile);
-    if (p_.y_pairs && n0 + S::kRows <= p_.n && m0 + S::kTokens <= p_.m) {
+    if (p_.y_pairs && n0 + S::kRows <= p_.n) {
       write_pairs<true>(acc, endings, n0 + row_, m0 + token_);
     } else {
       write_pairs<false>(acc, endings, n0 + row_, m0 + token_);
@@ -56,8 +56,9 @@ class Output {
   //
   //   ring   own sums [group][8][pitch]   sums that came [part][group / splits][8][pitch]
   //
-  // TMA copies them (4 KB at once, where storing them at the other block took three times as long, H200), and
-  // barriers in shared memory stand for those of the cluster, which would flush every write to the card.
+  // TMA copies them (4 or 8 KB at once, where storing them at the other block took three times as long,
+  // H200), and barriers in shared memory stand for those of the cluster, which would flush every write to the
+  // card.
   __forceinline__ __device__ void add_parts(const Sums<S>& acc, int tile) const {
     const int part = work_.rank, parts = p_.splits, thread = threadIdx.x;
     const int most = (kGroups + parts - 1) / parts, here = (kGroups - part + parts - 1) / parts;
@@ -79,6 +80,8 @@ class Output {
     }
     __syncwarp();
     wait_phase(ring_.came(), 0);
+    __syncwarp();
+    arrive_in_cluster();  // what others sent here has left their shared memory
 #pragma unroll 1
     for (int token = thread / (S::kRows / 4); token < here * 8; token += kConsumers / (S::kRows / 4)) {
       const int group = token / 8 * parts + part;
@@ -94,7 +97,8 @@ class Output {
                              ended(sum.w, endings[3])};
       write_four(n, m0 + group * 8 + token % 8, sums);
     }
-    wait_until_sent();
+    __syncwarp();
+    wait_for_cluster();  // and what this block sent its own: it may end
   }
 
  private:
@@ -142,7 +146,7 @@ class Output {
     return tile::pack2<tile::Family::kSm90, S::kHalf>(first, second);
   }
   __device__ uint16_t* at(int n, int m) const { return p_.y + m * p_.y_stride + n; }
-  template <bool kInside>
+  template <bool kPairs>
   __forceinline__ __device__ void write_pairs(const Sums<S>& acc, const Endings& endings, int n0,
                                               int m0) const {
     uint16_t* to = at(n0, m0);
@@ -150,14 +154,15 @@ class Output {
     for (int j = 0; j < S::kTokens / 8; ++j) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
+        if (m0 + 8 * j + i >= p_.m) continue;
 #pragma unroll
         for (int r = 0; r < S::kRows64; ++r) {
           const uint32_t pair =
               pack(ended(acc[r][j][i], endings[r][0]), ended(acc[r][j][2 + i], endings[r][1]));
           uint16_t* const here = to + i * p_.y_stride + 64 * r;
-          if constexpr (kInside) {
+          if constexpr (kPairs) {
             *reinterpret_cast<uint32_t*>(here) = pair;
-          } else if (m0 + 8 * j + i < p_.m) {
+          } else {
             if (n0 + 64 * r < p_.n) here[0] = static_cast<uint16_t>(pair);
             if (n0 + 64 * r + 1 < p_.n) here[1] = static_cast<uint16_t>(pair >> 16);
           }

@@ -2,7 +2,8 @@
 
 #include "anyfp8/kernels/cuda_wgmma_w8a16/wgmma_layout.cuh"
 
-// One warp fills the ring, by TMA: one thread of it asks. The other warps of its group wait for the end.
+// One warp fills the ring: a thread of it asks TMA, or all gather x where TMA cannot read it. The other warps
+// of its group only take part in the cluster's barrier.
 namespace anyfp8::wgmma {
 
 template <class S>
@@ -40,7 +41,11 @@ class Producer {
       }
       __syncwarp();
     }
-    if (p_.splits > 1) wait_for_cluster();
+    if (p_.splits > 1) {  // the two of the consumers
+      wait_for_cluster();
+      arrive_in_cluster();
+      wait_for_cluster();
+    }
   }
 
  private:

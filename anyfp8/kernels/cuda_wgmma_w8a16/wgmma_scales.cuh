@@ -5,7 +5,8 @@
 // Scales that change with k: a row has a word of them for each step of 128 k, an f32 or four e8m0 codes. They
 // go from memory to the registers of the warp that needs them, four steps at once:
 //
-//   lane (g, t)   the words of its rows (row() of the consumer, h = 0 and 1) for the steps t, 4 + t, 8 + t,
+//   lane (g, t)   the words of its rows (row_ of the consumer and the one after it: h = 0 and 1) for the
+//   steps t, 4 + t, 8 + t,
 //   ...
 //
 // and those of the next four steps are on the way meanwhile, in the next tile too.

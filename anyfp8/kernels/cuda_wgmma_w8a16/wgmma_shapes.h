@@ -62,11 +62,11 @@ constexpr int shared_bytes(const Shape& s) { return kBarrierBytes + s.stages * s
 constexpr int sum_pitch(const Shape& s) { return s.rows() + 4; }  // spreads a fragment over the banks
 constexpr int most_splits(const Shape& s) {
   const int of_eight_tokens = 8 * sum_pitch(s) * 4, groups = s.tokens / 8;
-  for (int splits = 8; splits > 1; --splits) {
+  for (int splits = 2; splits <= 8; ++splits) {
     const int sent = splits * ((groups + splits - 1) / splits);
-    if ((groups + sent) * of_eight_tokens <= s.stages * s.stage_bytes()) return splits;
+    if ((groups + sent) * of_eight_tokens > s.stages * s.stage_bytes()) return splits - 1;
   }
-  return 1;
+  return 8;
 }
 
 }  // namespace anyfp8::wgmma
