@@ -231,10 +231,9 @@ typedef struct anyfp8_linear_options {
 
 // The plan for a layer without its weight, also for hardware that is absent; options may be NULL. As a
 // text of several lines, or as {"ranges": [{"begin", "end": m or null, "kernel", "tuned"}], "layout",
-// "rejected": [{"kernel", "reason", "able"}], "unused_tuning": [text]}: the kernel for begin <= m < end, how they
-// want 8-bit weights ("row_major", "panel64", "k64_shuffled"), why not the others, and what of the tuned table
-// cannot be had.
-// ANYFP8_UNSUPPORTED, with each kernel's reason, when nothing can run it.
+// "rejected": [{"kernel", "reason", "able"}], "unused_tuning": [text]}: the kernel for begin <= m < end, how
+// they want 8-bit weights ("row_major", "panel64", "k64_shuffled"), why not the others, and what of the tuned
+// table cannot be had. ANYFP8_UNSUPPORTED, with each kernel's reason, when nothing can run it.
 ANYFP8_API int anyfp8_select_text(const anyfp8_device* device, const anyfp8_layer* layer,
                                   const anyfp8_linear_options* options, char** text);
 ANYFP8_API int anyfp8_select_json(const anyfp8_device* device, const anyfp8_layer* layer,
