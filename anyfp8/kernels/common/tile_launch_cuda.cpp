@@ -4,6 +4,7 @@
 #include <atomic>
 
 #include "anyfp8/device/check_cuda.h"
+#include "anyfp8/kernels/common/fused_launch.h"
 #include "anyfp8/kernels/common/k64_shuffle.h"
 
 namespace anyfp8::tile {
@@ -18,26 +19,11 @@ const void* kernel_of(Family family, const Operands& o, ShapeId shape) {
   }
 }
 
-// The kernel, loaded and allowed its shared memory on the current device: both once for each kernel and
-// device.
-const void* ready_kernel(Family family, const Operands& o, ShapeId shape) {
-  const void* kernel = kernel_of(family, o, shape);
-  static std::atomic<uint64_t> ready[3][2][2][kScalings][kShapeCount];
-  std::atomic<uint64_t>& devices = ready[static_cast<int>(family)][static_cast<int>(o.half)]
-                                        [static_cast<int>(o.code)][static_cast<int>(o.scaling)][shape];
-  int index = 0;
-  ANYFP8_CUDA_CHECK(cudaGetDevice(&index));
-  const uint64_t bit = uint64_t{1} << (index % 64);
-  if (index < 64 && (devices.load(std::memory_order_acquire) & bit) != 0) return kernel;
-  ANYFP8_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                         shared_bytes(kShapes[shape], family)));
-  if (index < 64) devices.fetch_or(bit, std::memory_order_release);
-  return kernel;
-}
-
-bool begins_at_multiples_of(uintptr_t bytes, const void* data, int64_t row_stride) {
-  return reinterpret_cast<uintptr_t>(data) % bytes == 0 &&
-         static_cast<uintptr_t>(row_stride) * 2 % bytes == 0;
+const void* ready(Family family, const Operands& o, ShapeId shape) {
+  static std::atomic<uint64_t> devices[3][2][2][kScalings][kShapeCount];
+  return ready_kernel(kernel_of(family, o, shape), shared_bytes(kShapes[shape], family),
+                      devices[static_cast<int>(family)][static_cast<int>(o.half)][static_cast<int>(o.code)]
+                             [static_cast<int>(o.scaling)][shape]);
 }
 
 // Queues the work of `plan` on the current device.
@@ -53,21 +39,14 @@ void launch(const Plan& plan, Family family, const Operands& operands, TileArgum
   arguments.steps = static_cast<int>(plan.steps);
   arguments.splits = plan.splits;
 
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(plan.blocks));
-  config.blockDim = dim3(static_cast<unsigned>(kShapes[plan.shape].threads()));
-  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes(kShapes[plan.shape], family));
-  config.stream = static_cast<cudaStream_t>(stream.handle);
-  // The kernel loads weights before it waits for the kernel before it, whose tail this hides.
-  cudaLaunchAttribute attributes[2]{};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim = {static_cast<unsigned>(plan.splits), 1, 1};
-  config.attrs = attributes;
-  config.numAttrs = family < Family::kSm90 ? 0 : plan.splits > 1 ? 2 : 1;
-  void* parameters[] = {&arguments};
-  ANYFP8_CUDA_CHECK(cudaLaunchKernelExC(&config, ready_kernel(family, operands, plan.shape), parameters));
+  const bool hopper = family >= Family::kSm90;  // or newer; before it parts meet in scratch memory
+  launch_fused({.kernel = ready(family, operands, plan.shape),
+                .blocks = plan.blocks,
+                .threads = kShapes[plan.shape].threads(),
+                .shared_bytes = shared_bytes(kShapes[plan.shape], family),
+                .cluster = hopper ? plan.splits : 1,
+                .overlaps = hopper},
+               &arguments, stream);
 }
 
 }  // namespace
@@ -76,7 +55,7 @@ void prepare(const Card& card, const LinearConfig& config) {
   const Operands operands = operands_of(config);
   for (int id = 0; id < kShapeCount; ++id) {
     const auto shape = static_cast<ShapeId>(id);
-    if (has_shape(card.family, operands, shape)) ready_kernel(card.family, operands, shape);
+    if (has_shape(card.family, operands, shape)) ready(card.family, operands, shape);
   }
 }
 
@@ -102,9 +81,9 @@ void apply(const Card& card, const PlacedWeight& weight, const TensorView& x, co
   arguments.scale_e8m0 = key.scale_dtype == DType::kE8M0;
   arguments.scale_fours =
       arguments.scale_columns % 4 == 0 && reinterpret_cast<uintptr_t>(weight.scale) % 4 == 0;
-  arguments.x_aligned = begins_at_multiples_of(16, x.data, x.row_stride);
-  arguments.y_pairs = begins_at_multiples_of(4, y.data, y.row_stride);
-  arguments.y_fours = begins_at_multiples_of(8, y.data, y.row_stride);
+  arguments.x_aligned = begins_at_multiples_of(16, x);
+  arguments.y_pairs = begins_at_multiples_of(4, y);
+  arguments.y_fours = begins_at_multiples_of(8, y);
 
   constexpr int64_t kMostAtOnce = int64_t{1} << 24;  // tokens are counted in 32 bits
   const int64_t at_once = std::min(tokens_at_once(make_plan(problem, card), card), kMostAtOnce);

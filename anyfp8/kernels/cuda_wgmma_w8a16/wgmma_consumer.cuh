@@ -114,8 +114,6 @@ class Consumer {
       (multiply_step<kSteps>(scales, tokens, step, first_of_tile, last), ...);
     }
     (std::make_integer_sequence<int, 8>{});
-#pragma unroll
-    for (int r = 0; r < S::kRows64; ++r) is_needed_here(fragments_[0][r]);
     wait_wgmma<0>();
     if (lane_ == 0) arrive(ring_.empty(slot));
     if constexpr (S::kPromotes) add_group(scales, first_of_tile);

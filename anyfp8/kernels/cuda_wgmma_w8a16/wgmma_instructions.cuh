@@ -19,10 +19,6 @@ template <int kPending>
 inline __device__ void wait_wgmma() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
-// The compiler computes them before what follows, and does not wait for the products first.
-inline __device__ void is_needed_here(uint32_t (&a)[4]) {
-  asm volatile("" : "+r"(a[0]), "+r"(a[1]), "+r"(a[2]), "+r"(a[3])::"memory");
-}
 // What other instructions wrote to shared memory is seen by wgmma, TMA and copies to other blocks.
 inline __device__ void publish_to_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 

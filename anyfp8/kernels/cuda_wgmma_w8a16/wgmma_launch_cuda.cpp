@@ -7,6 +7,7 @@
 
 #include "anyfp8/base/error.h"
 #include "anyfp8/device/check_cuda.h"
+#include "anyfp8/kernels/common/fused_launch.h"
 #include "anyfp8/kernels/common/k64_shuffle.h"
 #include "anyfp8/kernels/common/tile_plan.h"
 #include "anyfp8/kernels/cuda_wgmma_w8a16/wgmma_arguments.h"
@@ -55,30 +56,15 @@ CUtensorMap boxes_of(CUtensorMapDataType type, int element_bytes, const void* da
   return map;
 }
 
-// The kernel, loaded and allowed its shared memory on the current device: both once for each kernel and
-// device.
-const void* ready_kernel(const Operands& o, ShapeId shape) {
+const void* ready(const Operands& o, ShapeId shape) {
+  static std::atomic<uint64_t> devices[2][2][tile::kScalings][kShapeCount];
   const void* kernel = (o.half == Half::kBF16 ? kernel_bf16 : kernel_f16)(o.code, o.scaling, shape);
-  static std::atomic<uint64_t> ready[2][2][tile::kScalings][kShapeCount];
-  std::atomic<uint64_t>& devices =
-      ready[static_cast<int>(o.half)][static_cast<int>(o.code)][static_cast<int>(o.scaling)][shape];
-  int index = 0;
-  ANYFP8_CUDA_CHECK(cudaGetDevice(&index));
-  const uint64_t bit = uint64_t{1} << (index % 64);
-  if (index < 64 && (devices.load(std::memory_order_acquire) & bit) != 0) return kernel;
-  ANYFP8_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                         shared_bytes(kShapes[shape])));
-  if (index < 64) devices.fetch_or(bit, std::memory_order_release);
-  return kernel;
-}
-
-bool begins_at_multiples_of(uintptr_t bytes, const void* data, int64_t row_stride, int64_t rows) {
-  return reinterpret_cast<uintptr_t>(data) % bytes == 0 &&
-         (rows < 2 || static_cast<uintptr_t>(row_stride) * 2 % bytes == 0);
+  return ready_kernel(
+      kernel, shared_bytes(kShapes[shape]),
+      devices[static_cast<int>(o.half)][static_cast<int>(o.code)][static_cast<int>(o.scaling)][shape]);
 }
 
 void launch(const Plan& plan, const Operands& operands, Arguments arguments, Stream stream) {
-  const Shape& shape = kShapes[plan.shape];
   const int steps = (arguments.k + 127) / 128;
   arguments.tiles = static_cast<int>(plan.tiles);
   arguments.token_tiles = static_cast<int>(plan.token_tiles);
@@ -86,21 +72,13 @@ void launch(const Plan& plan, const Operands& operands, Arguments arguments, Str
   arguments.steps_each = steps / plan.splits;
   arguments.one_more = steps % plan.splits;
 
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(plan.blocks));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes(shape));
-  config.stream = static_cast<cudaStream_t>(stream.handle);
-  // The kernel loads weights before it waits for the kernel before it, whose tail this hides.
-  cudaLaunchAttribute attributes[2]{};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim = {static_cast<unsigned>(plan.splits), 1, 1};
-  config.attrs = attributes;
-  config.numAttrs = plan.splits > 1 ? 2 : 1;
-  void* parameters[] = {&arguments};
-  ANYFP8_CUDA_CHECK(cudaLaunchKernelExC(&config, ready_kernel(operands, plan.shape), parameters));
+  launch_fused({.kernel = ready(operands, plan.shape),
+                .blocks = plan.blocks,
+                .threads = kThreads,
+                .shared_bytes = shared_bytes(kShapes[plan.shape]),
+                .cluster = plan.splits,
+                .overlaps = true},
+               &arguments, stream);
 }
 
 }  // namespace
@@ -109,7 +87,7 @@ void prepare(const PlacedWeight& weight) {
   const Operands operands = tile::operands_of(weight.config);
   for (int id = 0; id < kShapeCount; ++id) {
     const auto shape = static_cast<ShapeId>(id);
-    if (has_shape(operands, shape)) ready_kernel(operands, shape);
+    if (has_shape(operands, shape)) ready(operands, shape);
   }
   encoder();
 }
@@ -130,9 +108,9 @@ void apply(const PlacedWeight& weight, const TensorView& x, const TensorView& y,
   arguments.group_rows = c.scheme.weight.group.rows;
   arguments.scale_columns = static_cast<int>(weight.grid.cols);
   constexpr int64_t kMostStride = int64_t{1} << 39;  // of TMA: 2^40 bytes
-  arguments.x_by_tma = begins_at_multiples_of(16, x.data, x.row_stride, x.rows) && x.row_stride < kMostStride;
-  arguments.y_pairs = begins_at_multiples_of(4, y.data, y.row_stride, y.rows);
-  arguments.y_fours = begins_at_multiples_of(8, y.data, y.row_stride, y.rows);
+  arguments.x_by_tma = begins_at_multiples_of(16, x) && x.row_stride < kMostStride;
+  arguments.y_pairs = begins_at_multiples_of(4, y);
+  arguments.y_fours = begins_at_multiples_of(8, y);
   arguments.scale_e8m0 = c.scheme.weight.scale_dtype == DType::kE8M0;
   arguments.scale_fours =
       arguments.scale_columns % 4 == 0 && reinterpret_cast<uintptr_t>(weight.scale) % 4 == 0;
