@@ -102,7 +102,8 @@ class Decoder:
 
     def microseconds(self, tokens):
         """Of a token, the mean of a round."""
-        self.cache.reset()  # each step moves it on by a token, a replayed one too
+        with torch.inference_mode():
+            self.cache.reset()  # each step moves it on by a token, a replayed one too
         if self.graph is None:
             with torch.inference_mode():
                 begin = time.perf_counter()
