@@ -342,3 +342,15 @@ def test_convert_takes_the_layers_of_transformers():
     model = anyfp8.torch.convert(torch.nn.Sequential(theirs), dtype=torch.float32)
     assert type(model[0]) is Fp8Linear
     assert torch.equal(model[0].dequantize(), torch.from_numpy(quantised.dequantize()))
+
+
+# A static cache counts every token that ever came, and a round longer than its room was an assertion on the card.
+def test_the_decode_bench_takes_more_tokens_than_its_cache_holds():
+    program = Path(os.environ.get("ANYFP8_LIBRARY", "")).parent.parent / "anyfp8"
+    if not program.is_file():
+        pytest.skip(f"the anyfp8 program is not beside the library, at {program}")
+    bench = [sys.executable, ROOT / "bench" / "decode_transformers.py", "--program", program, "--how", "graph", "--json"]
+    small = "--layers 1 --hidden 256 --intermediate 256 --vocab 64 --rounds 4 --tokens 100".split()
+    result = subprocess.run([*bench, *small], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert json.loads(result.stdout)["graph"]["cosine_of_logits"] > 0.99
