@@ -24,6 +24,7 @@ constexpr QuantKey kActivations[] = {
     {.group = kPerTensor, .source = ScaleSource::kDynamic},
     {.group = kPerRow, .source = ScaleSource::kDynamic},
     {.group = kGroup128, .source = ScaleSource::kDynamic},
+    {.group = kMx32, .source = ScaleSource::kDynamic, .scale_dtype = DType::kE8M0},
     {.dtype = DType::kE5M2, .group = kPerRow, .source = ScaleSource::kDynamic}};
 
 class GpuQuantised : public GpuKernel {

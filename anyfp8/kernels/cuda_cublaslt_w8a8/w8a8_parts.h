@@ -6,7 +6,9 @@
 
 #include "anyfp8/kernels/common/cublaslt_gemm_cuda.h"
 #include "anyfp8/kernels/common/k64_shuffle.h"
+#include "anyfp8/kernels/common/mx_scale_tiles.h"
 #include "anyfp8/kernels/common/quantize_activation.h"
+#include "anyfp8/kernels/cuda_cublaslt_w8a8/mx_slab.h"
 #include "anyfp8/kernels/kernel.h"
 
 // How cuda_cublaslt_w8a8 cuts a call into products, and its scratch memory.
@@ -71,13 +73,21 @@ constexpr bool copies_weight_scale(const LinearConfig& config) {
   return config.scheme.weight.group == kBlock128 && scale_pitch(config.k) != (config.k + 127) / 128;
 }
 
+constexpr bool is_mx(const LinearConfig& config) { return config.scheme.weight.group == kMx32; }
+
+// Of the scales of `rows` tokens, or outputs, by `group`.
+constexpr int64_t scale_bytes(Group group, int64_t rows, int64_t k) {
+  if (group == kMx32) return mx_scale_bytes(rows, shuffled_pitch(k) / 32);
+  return rows * (group.cols == 0 ? 1 : (k + 127) / 128) * 4;
+}
+
 // Where things begin in scratch memory; never less for more tokens, of which `m` is the number.
 struct Scratchpad {
-  size_t codes, scales, maxima, bias, weight_scale, y, bytes;
+  size_t codes, scales, maxima, bias, weight_scale, slab, y, bytes;
 };
 constexpr Scratchpad scratchpad(const LinearConfig& config, int64_t m) {
   const int64_t rows = std::min((m + 3) / 4 * 4, most_tokens(config.k));
-  const int64_t scales = config.scheme.activation->group.cols == 0 ? 1 : (config.k + 127) / 128;
+  const int64_t slab = is_mx(config) ? mx_slab_rows(config.n, config.k) : 0;
   size_t end = kCublasBytes;
   const auto take = [&](int64_t bytes) {
     const size_t begin = end;
@@ -86,10 +96,13 @@ constexpr Scratchpad scratchpad(const LinearConfig& config, int64_t m) {
   };
   Scratchpad s{};
   s.codes = take(rows * shuffled_pitch(config.k));
-  s.scales = take(rows * scales * 4);
+  s.scales = take(scale_bytes(config.scheme.activation->group, rows, config.k));
   s.maxima = take(kMaxima * 4);
   s.bias = take(config.bias ? config.n * 2 : 0);
-  s.weight_scale = take(copies_weight_scale(config) ? (config.n + 127) / 128 * scale_pitch(config.k) * 4 : 0);
+  s.weight_scale = take(is_mx(config)                 ? scale_bytes(kMx32, slab, config.k)
+                        : copies_weight_scale(config) ? (config.n + 127) / 128 * scale_pitch(config.k) * 4
+                                                      : 0);
+  s.slab = take(slab * shuffled_pitch(config.k));
   s.y = take(std::min(rows, most_staged(config.n)) * config.n * 2);
   s.bytes = end;
   return s;

@@ -49,10 +49,11 @@ TEST(W8A8Parts, OneProductWhereverCublasLtTakesTheTokens) {
 }
 
 TEST(W8A8Scratchpad, HoldsWhatEachPartNeedsAndNeverShrinks) {
-  for (const Group group : {kPerTensor, kPerRow, kBlock128}) {
+  for (const Group group : {kPerTensor, kPerRow, kBlock128, kMx32}) {
     LinearConfig config{.n = 272, .k = 1408, .bias = true};
     config.scheme.weight.group = group;
     config.scheme.activation = QuantKey{.group = group == kBlock128 ? kGroup128 : group};
+    const size_t scales = group == kBlock128 ? 11 * 4 : group == kMx32 ? 44 : 4;  // bytes of a token
     size_t before = 0;
     for (int64_t m = 1; m < 3000; m += 7) {
       const Scratchpad s = scratchpad(config, m);
@@ -62,13 +63,18 @@ TEST(W8A8Scratchpad, HoldsWhatEachPartNeedsAndNeverShrinks) {
         const Parts parts = parts_of(m, {config.n, config.k}, granule_of(config), aligned);
         const auto rows = static_cast<size_t>(parts.rows);
         EXPECT_LE(rows * 1408, s.scales - s.codes);
-        EXPECT_LE(rows * (group == kBlock128 ? 11 : 1) * 4, s.maxima - s.scales);
+        const size_t scale_rows = group == kMx32 ? (rows + 127) / 128 * 128 : rows;
+        EXPECT_LE(scale_rows * scales, s.maxima - s.scales);
         if (parts.staged) {
           EXPECT_LE(rows * 272 * 2, s.bytes - s.y);
         }
       }
       if (group == kBlock128) {
-        EXPECT_EQ(s.y - s.weight_scale, 256) << "3 rows of 12";
+        EXPECT_EQ(s.slab - s.weight_scale, 256) << "3 rows of 12";
+      }
+      EXPECT_EQ(s.y - s.slab, group == kMx32 ? 272 * 1408 : 0);
+      if (group == kMx32) {
+        EXPECT_EQ(s.slab - s.weight_scale, 3 * 128 * 44);
       }
     }
   }
