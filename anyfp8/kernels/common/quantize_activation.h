@@ -34,6 +34,8 @@ struct ActivationRows {
   // f32 [ceil(k / 128), rows] for 1x128, else [rows], also by tensor; for 1x32 mx_scale_tiles.h of all the
   // pitch.
   void* scales = nullptr;
+  int64_t first_rows =
+      0;  // for 1x128: the scales of rows from here on, if not 0, lie behind those of the others
   uint32_t* maxima = nullptr;  // kMaxima of scratch, dynamic by tensor alone
   ProductExtras extras;
 };

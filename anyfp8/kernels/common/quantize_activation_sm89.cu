@@ -35,6 +35,7 @@ struct Work {
   bool x_aligned;             // rows begin at multiples of 16 bytes
   DType code;                 // no parameter of the templates: a branch for 16 codes costs nothing
   uint32_t row_begin, rows;   // of codes
+  uint32_t first_rows;
   const float *stored_scale, *upper_bound;
   uint8_t* codes;
   void* scales;
@@ -235,6 +236,7 @@ template <DType kIn, Scaling kScaling, int kUnits>
 __global__ void __launch_bounds__(kThreads) quantize_rows(const Work w) {
   const uint32_t thread = threadIdx.y * blockDim.x + threadIdx.x;
   if (kScaling != Scaling::kTensor || blockIdx.x >= w.row_blocks) wait_for_inputs();
+  let_next_begin();  // few_tokens loads weights before it waits
   if (blockIdx.x >= w.row_blocks) {
     const uint32_t block = blockIdx.x - w.row_blocks, blocks = gridDim.x - w.row_blocks;
     if (blockIdx.y == 0) write_extras(w.extras, block * kThreads + thread, blocks * kThreads);
@@ -275,7 +277,12 @@ __global__ void __launch_bounds__(kThreads) quantize_rows(const Work w) {
     if constexpr (!kOf128) {
       store_mx_scales(w, row, first, by.scale);
     } else if (row < w.rows && first < w.units && first % kUnitsOfGroup == 0) {
-      scales[int64_t{first / kUnitsOfGroup} * w.rows + row] = by.scale;
+      // In two matrices [groups, rows], one behind the other.
+      const uint32_t of_first = w.first_rows == 0 ? w.rows : w.first_rows, groups = (w.k + 127) / 128;
+      const uint32_t group = first / kUnitsOfGroup;
+      scales[row < of_first ? int64_t{group} * of_first + row
+                            : int64_t{groups} * of_first + int64_t{group} * (w.rows - of_first) + row -
+                                  of_first] = by.scale;
     }
     store_codes<kIn, kOf128>(w, row, first, x[0], by);
   } else {
@@ -405,6 +412,7 @@ void quantize_activation(const ActivationRows& activations, const Device& device
       .code = activations.key.dtype,
       .row_begin = static_cast<uint32_t>(activations.row_begin),
       .rows = static_cast<uint32_t>(activations.rows),
+      .first_rows = static_cast<uint32_t>(activations.first_rows),
       .stored_scale = activations.stored_scale,
       .upper_bound = activations.upper_bound,
       .codes = activations.codes,

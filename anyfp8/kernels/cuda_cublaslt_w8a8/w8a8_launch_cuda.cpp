@@ -2,6 +2,7 @@
 
 #include "anyfp8/base/text.h"
 #include "anyfp8/kernels/cuda_cublaslt_w8a8/copy_rows.h"
+#include "anyfp8/kernels/cuda_cublaslt_w8a8/few_tokens.h"
 
 namespace anyfp8 {
 namespace w8a8 {
@@ -80,6 +81,7 @@ void prepare_cuda_cublaslt_w8a8(const PlacedWeight& placed) {
         config.n, config.k);
   }
   prepare_quantize_activation(*config.scheme.activation, config.in);
+  if (w8a8::granule_of(config) > 1) w8a8::prepare_few_tokens(config);
   if (!w8a8::is_mx(config)) return plan_cublaslt_fp8(w8a8::product_of(config, config.n));
   const int64_t rows = w8a8::mx_slab_rows(config.n, config.k), last = config.n % rows;
   plan_cublaslt_fp8(w8a8::product_of(config, rows));
@@ -106,20 +108,35 @@ void apply_cuda_cublaslt_w8a8(const PlacedWeight& placed, const TensorView& x, c
       .bias = activations.extras.rounded_bias};
   for (int64_t part = 0; part < parts.count; ++part) {
     const auto [begin, rows] = parts.at(part, m);
+    const int64_t few = part + 1 == parts.count ? parts.few : 0, end = begin + rows;
     activations.row_begin = begin;
-    activations.rows = operands.m = rows;
+    activations.rows = rows + few;
+    activations.first_rows = rows;
     quantize_activation(activations, *placed.device, stream);
     activations.extras = {};  // are there from now on
+    auto* const y_data = static_cast<uint16_t*>(y.data);
+    if (few > 0) {
+      w8a8::multiply_few_tokens(
+          placed,
+          {.tokens = static_cast<int>(few),
+           .codes = activations.codes + rows * shuffled_pitch(config.k),
+           .scales = static_cast<const float*>(activations.scales) + placed.grid.cols * rows,
+           .y = y_data + end * y.row_stride,
+           .y_stride = y.row_stride,
+           .bias = operands.bias},
+          stream);
+    }
+    if (rows == 0) continue;
 
-    auto* const y_part = static_cast<uint16_t*>(y.data) + begin * y.row_stride;
-    if (!parts.staged) operands.y = y_part, operands.y_stride = y.row_stride;
+    operands.m = rows;
+    if (!parts.staged) operands.y = y_data + begin * y.row_stride, operands.y_stride = y.row_stride;
     if (w8a8::is_mx(config)) {
       multiply_mx_slabs(placed, at, memory, operands, stream);
     } else {
       cublaslt_fp8_gemm(w8a8::product_of(config, config.n), operands, {memory, kCublasBytes}, stream);
     }
-    if (!parts.staged) continue;
-    copy_rows(operands.y, y_part, std::min(rows, m - begin), config.n, y.row_stride, stream);
+    if (parts.staged)
+      copy_rows(operands.y, y_data + begin * y.row_stride, rows, config.n, y.row_stride, stream);
   }
 }
 
