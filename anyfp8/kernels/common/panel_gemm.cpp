@@ -399,7 +399,6 @@ struct Worker {
                        .scale = scales(panel, chunk, room),
                        .scale_step = shape.group_steps < kSegmentSteps ? kPanelOutputs : 0,
                        .sum_factor = {shifted.sum_factor[0], shifted.sum_factor[1]}};
-        if (!plan.direct) plan.math->decode(task, buffer);
         float* const sums = totals + (panel - panel_begin) * panel_totals;
         int64_t token = first;
         for (int64_t tile = tile_begin; tile < tile_end; ++tile) {
@@ -409,6 +408,8 @@ struct Worker {
           task.share = task.next + task.steps * task.share_step_bytes * (tile - tile_begin);
           if (plan.direct) {
             plan.math->direct(task, tiles.at(token, chunk), rows, tile_sums);
+          } else if (tile == tile_begin) {
+            plan.math->multiply_first(task, buffer, tiles.at(token, chunk), rows, tile_sums);
           } else {
             plan.math->multiply(task, buffer, tiles.at(token, chunk), rows, tile_sums);
           }

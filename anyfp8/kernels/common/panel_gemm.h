@@ -11,7 +11,7 @@
 // panel_tile.inc.
 //
 //   direct    few tokens: a tile of tokens x 64 outputs; codes are decoded in registers, between the products
-//   buffered  many: a chunk of the panel is decoded once to a buffer in the L2 cache, then meets every tile
+//   buffered  many: a chunk of the panel is decoded once to a buffer in the L2 cache, and meets every tile
 //
 //   group     of a scale along k         |  128  |  128  |  128  |  128  | ...     |        4096 (one)  ...
 //   chunk     of a panel, in the cache   |             512               | ...     |  512  |  512  |  ...
@@ -70,8 +70,9 @@ struct PanelMath {
   void (*end)() = nullptr;
   // totals[r][64] += sums of the chunk, for r < rows; x begins at the chunk.
   void (*direct)(const PanelTask& task, const void* x, int rows, float* totals);
-  // steps * units_per_step * 64 elements of 4 bytes, in an order that is between these two
-  void (*decode)(const PanelTask& task, void* buffer);
+  // The same from a buffer of steps * units_per_step * 64 elements of 4 bytes, which the first tile of a chunk
+  // fills; their order is between these two.
+  void (*multiply_first)(const PanelTask& task, void* buffer, const void* x, int rows, float* totals);
   void (*multiply)(const PanelTask& task, const void* buffer, const void* x, int rows, float* totals);
 };
 

@@ -300,6 +300,11 @@ void multiply_amx(const PanelTask& task, const void* buffer, const void* x, int 
   multiply_tiles<4>(task, weights, pairs, rows, totals);
 }
 
+void multiply_first_amx(const PanelTask& task, void* buffer, const void* x, int rows, float* totals) {
+  decode_amx(task, buffer);
+  multiply_amx(task, buffer, x, rows, totals);
+}
+
 constexpr PanelMath kAmxMath{.units_per_step = 2,
                              .direct_tile_rows = 32,
                              .direct_rows = 32,
@@ -308,7 +313,7 @@ constexpr PanelMath kAmxMath{.units_per_step = 2,
                              .begin = begin_tiles,
                              .end = end_tiles,
                              .direct = direct_amx,
-                             .decode = decode_amx,
+                             .multiply_first = multiply_first_amx,
                              .multiply = multiply_amx};
 
 }  // namespace

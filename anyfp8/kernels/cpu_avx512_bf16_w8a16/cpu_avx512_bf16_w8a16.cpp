@@ -47,6 +47,7 @@ struct DotOp {
   static constexpr int together(int rows) { return rows <= 4 ? 4 : 2; }
   static constexpr int kBufferTile = 6;
   static constexpr int kBufferVectors = 4;
+  static constexpr int kFirstVectors = 2;
 };
 
 // fp32: 6 x 4 sums and 5 registers for the decoder. A tile of 6 tokens has products enough to hide it.
@@ -58,6 +59,7 @@ struct FmaTiles {
   static constexpr int together(int rows) { return rows <= 2 ? 4 : 1; }
   static constexpr int kBufferTile = 6;
   static constexpr int kBufferVectors = 4;
+  static constexpr int kFirstVectors = 2;
 };
 
 #include "anyfp8/kernels/common/panel_tile.inc"

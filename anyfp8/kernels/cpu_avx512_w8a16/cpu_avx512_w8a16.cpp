@@ -58,6 +58,7 @@ struct Tiles {
   static constexpr int together(int) { return 1; }
   static constexpr int kBufferTile = 6;
   static constexpr int kBufferVectors = 4;
+  static constexpr int kFirstVectors = 2;
 };
 
 #include "anyfp8/kernels/common/panel_tile.inc"
