@@ -92,7 +92,7 @@ struct Plan {
   }
   // Panels that take turns chunk by chunk, so that a chunk of x is still in the L2 cache for the next panel.
   // Few tokens are there anyway, and memory is best read in one stream.
-  int64_t panels_together() const { return rows() <= kXBlock ? 1 : 8; }
+  int64_t panels_together() const { return rows() <= kXBlock ? 1 : 2; }
 };
 
 // A token split into parts is one pass of the dot product of bf16 pairs for each part, against four
