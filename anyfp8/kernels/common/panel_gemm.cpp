@@ -217,10 +217,11 @@ class TilePacker {
       const int64_t begin = group * shape_.group_k + in_group;
       const int64_t group_end = std::min((group + 1) * shape_.group_k, shape_.k);
       const int64_t end = std::min(begin + chunk.segment_steps * kStepK, group_end);
-      for (int64_t k = begin; k < end; k += kPiece) {
-        const int64_t count = std::min(kPiece, end - k);
+      const bool whole = as_given_ && (end - begin) % kStepK == 0;
+      for (int64_t k = begin, count; k < end; k += count) {
+        count = whole ? end - begin : std::min(kPiece, end - k);
         uint32_t* rows = to + (step + (k - begin) / kStepK) * plan_.math->units_per_step * tile_rows;
-        if (as_given_ && count % kStepK == 0) {
+        if (whole) {
           put_units(token, tokens, k, count * dtype_bytes(x_.dtype) / 4, rows);
           continue;
         }
