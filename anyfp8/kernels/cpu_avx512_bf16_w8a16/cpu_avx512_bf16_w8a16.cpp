@@ -41,7 +41,7 @@ struct DotOp {
   // block of 64 codes: 8 x 2 vectors, better 12 x 2, all registers (5 % at m = 12, 2 % at 24 to 40; 16 x 1 is
   // no faster). From about 60 rows on a buffer wins, by 4 % at m = 128.
   static constexpr int kDirectTile = 12;
-  static constexpr int64_t kDirectRows = 48;
+  static constexpr int64_t kDirectRows = 32;
   static constexpr int direct_vectors(int rows) { return rows <= 4 ? 4 : 2; }
   static constexpr int kKeepRows = 4;
   static constexpr int together(int rows) { return rows <= 4 ? 4 : 2; }
