@@ -38,8 +38,8 @@ struct DotOp {
   static Simd::F unscaled(Simd::F sum, const PanelTask&) { return sum; }
 
   // Decoding takes other units than the products, so it is nearly free where a tile has 16 products for each
-  // block of 64 codes: 8 x 2 vectors, better 12 x 2, all registers (5 % at m = 12, 2 % at 24 to 40; 16 x 1 is
-  // no faster). From about 60 rows on a buffer wins, by 4 % at m = 128.
+  // block of 64 codes: 8 x 2 vectors, better 12 x 2, all registers (5 % at m = 12, 2 % at 24; 16 x 1 is no
+  // faster). From 33 rows on a buffer wins, by 2 % at m = 40, 4 % at 48.
   static constexpr int kDirectTile = 12;
   static constexpr int64_t kDirectRows = 32;
   static constexpr int direct_vectors(int rows) { return rows <= 4 ? 4 : 2; }
