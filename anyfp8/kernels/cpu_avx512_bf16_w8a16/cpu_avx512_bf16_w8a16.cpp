@@ -48,6 +48,9 @@ struct DotOp {
   static constexpr int kBufferTile = 6;
   static constexpr int kBufferVectors = 4;
   static constexpr int kFirstVectors = 2;
+  // Half as many sums, and the totals in registers: with 128 x 128 scales 98 % of the peak from the L2 cache,
+  // where 6 x 4 sums and totals in memory reach 94.5; 1.1 % at m = 256, 0.7 at 64.
+  static constexpr int kCarryVectors = 2;
 };
 
 // fp32: 6 x 4 sums and 5 registers for the decoder. A tile of 6 tokens has products enough to hide it.
@@ -60,6 +63,7 @@ struct FmaTiles {
   static constexpr int kBufferTile = 6;
   static constexpr int kBufferVectors = 4;
   static constexpr int kFirstVectors = 2;
+  static constexpr int kCarryVectors = 0;
 };
 
 #include "anyfp8/kernels/common/panel_tile.inc"
