@@ -1,0 +1,79 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "anyfp8/base/export.h"
+#include "anyfp8/linear/linear.h"
+#include "anyfp8/parallel/comm.h"
+#include "anyfp8/scheme/shard.h"
+
+// A linear layer that lies on several ranks: each has a Linear over its shard (scheme/shard.h) and both
+// classes add the communication. The same code for CPU and CUDA devices. create() is called by all ranks,
+// which must agree; the Comm outlives the layer. apply() allocates nothing, may be captured in a CUDA graph,
+// and takes its memory from the Workspace, of workspace_bytes(largest m).
+namespace anyfp8 {
+
+struct ParallelOptions {
+  LinearOptions linear = {};  // of x and y of the parallel layer
+  // Sequence parallel: between a row- and a column-parallel layer a rank has some of the tokens, those of
+  // token_range(). ColumnParallelLinear gathers them, RowParallelLinear scatters their sums.
+  bool sequence_parallel = false;
+  // ColumnParallelLinear: y is [m, n] of all ranks, on all ranks, and not this rank's columns.
+  bool gather_output = false;
+  // RowParallelLinear: ranks' products are summed as f32 and rounded once; else each is rounded to the type
+  // of y first, which is half of the bytes to send where that has 16 bits.
+  bool reduce_in_f32 = true;
+};
+
+// The tokens of m that a rank has in the sequence parallel form; none where there are fewer than ranks.
+inline IndexRange token_range(int64_t m, int rank, int size) noexcept {
+  return static_split(m, 1, rank, size);
+}
+
+// y = x · Wᵀ + bias, each rank some of the outputs. A column of y has the bits that it has unsharded.
+class ANYFP8_API ColumnParallelLinear {
+ public:
+  // `shard`: this rank's rows of the weight, from shard(), shard_merged() or shard_qkv().
+  static ColumnParallelLinear create(Comm& comm, Fp8Weight shard, const ParallelOptions& options = {},
+                                     const SelectOptions& select = SelectOptions::from_environment(),
+                                     Stream stream = {});
+  // x [m, k], of sequence_parallel [this rank's tokens of m, k]; y [m, n_of_this_rank], of gather_output [m,
+  // n]. m is y.rows.
+  void apply(const TensorView& x, const TensorView& y, Workspace& workspace, Stream stream = {}) const;
+  size_t workspace_bytes(int64_t max_m) const;
+  const Linear& linear() const noexcept { return linear_; }
+  int64_t total_n() const noexcept { return total_n_; }  // of all ranks
+
+ private:
+  ColumnParallelLinear(Comm& comm, Linear linear, const ParallelOptions& options,
+                       std::vector<int64_t> rank_n);
+  Comm* comm_;
+  Linear linear_;
+  ParallelOptions options_;
+  std::vector<int64_t> rank_n_;  // outputs of each rank
+  int64_t total_n_;
+};
+
+// y = x · Wᵀ + bias, each rank some of the inputs; sums in the order of the ranks.
+class ANYFP8_API RowParallelLinear {
+ public:
+  // `shard`: this rank's columns of the weight, from shard() or slice(); one rank's has the bias.
+  static RowParallelLinear create(Comm& comm, Fp8Weight shard, const ParallelOptions& options = {},
+                                  const SelectOptions& select = SelectOptions::from_environment(),
+                                  Stream stream = {});
+  // x [m, k_of_this_rank]; y [m, n] without gaps between its rows, of sequence_parallel [this rank's tokens
+  // of m, n]. m is x.rows.
+  void apply(const TensorView& x, const TensorView& y, Workspace& workspace, Stream stream = {}) const;
+  size_t workspace_bytes(int64_t max_m) const;
+  const Linear& linear() const noexcept { return linear_; }
+
+ private:
+  RowParallelLinear(Comm& comm, Linear linear, const ParallelOptions& options);
+  Comm* comm_;
+  Linear linear_;
+  ParallelOptions options_;
+};
+
+}  // namespace anyfp8
