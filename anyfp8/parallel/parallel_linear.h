@@ -28,9 +28,7 @@ struct ParallelOptions {
 };
 
 // The tokens of m that a rank has in the sequence parallel form; none where there are fewer than ranks.
-inline IndexRange token_range(int64_t m, int rank, int size) noexcept {
-  return static_split(m, 1, rank, size);
-}
+ANYFP8_API IndexRange token_range(int64_t m, int rank, int size) noexcept;
 
 // y = x · Wᵀ + bias, each rank some of the outputs. A column of y has the bits that it has unsharded.
 class ANYFP8_API ColumnParallelLinear {
