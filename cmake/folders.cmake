@@ -15,7 +15,7 @@ function(anyfp8_folder name)
   list(FILTER tests INCLUDE REGEX "_test\\.cpp$")
   set(fuzzers ${sources})
   list(FILTER fuzzers INCLUDE REGEX "_fuzz\\.cpp$")
-  list(FILTER sources EXCLUDE REGEX "_(test|fuzz)\\.cpp$")
+  list(FILTER sources EXCLUDE REGEX "_(test|fuzz|module)\\.cpp$")
   if(ANYFP8_CUDA)
     file(GLOB_RECURSE cuda_sources CONFIGURE_DEPENDS ${folder}/*.cu)
     anyfp8_cuda_code(${cuda_sources})
@@ -105,6 +105,23 @@ function(anyfp8_library)
   set_target_properties(anyfp8 PROPERTIES VERSION ${PROJECT_VERSION} LINK_DEPENDS ${script}
                                           SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR}
                                           LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/lib)
+endfunction()
+
+# libanyfp8_mpi.so beside the library: the one file that includes mpi.h, opened when a program was launched by mpirun.
+function(anyfp8_mpi_module)
+  if(CMAKE_CROSSCOMPILING)
+    return()
+  endif()
+  find_package(MPI COMPONENTS CXX)
+  if(NOT MPI_CXX_FOUND)
+    message(STATUS "anyfp8: no MPI (Debian: libopenmpi-dev), so no libanyfp8_mpi.so: ranks on CPUs will say so")
+    return()
+  endif()
+  add_library(anyfp8_mpi MODULE ${PROJECT_SOURCE_DIR}/anyfp8/parallel/mpi_module.cpp)
+  target_include_directories(anyfp8_mpi PRIVATE ${PROJECT_SOURCE_DIR})
+  target_compile_definitions(anyfp8_mpi PRIVATE OMPI_SKIP_MPICXX MPICH_SKIP_MPICXX)
+  target_link_libraries(anyfp8_mpi PRIVATE MPI::MPI_CXX)
+  set_target_properties(anyfp8_mpi PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/lib)
 endfunction()
 
 # The program build/anyfp8, self-contained. Its symbols are exported for plugins.

@@ -25,6 +25,7 @@ void DeviceGuard::leave() noexcept {}
 DeviceMemory::DeviceMemory(const Device&, size_t) { throw no_cuda(); }
 void copy_to_device(void*, const void*, size_t, Stream) { throw no_cuda(); }
 void copy_rows_to_device(void*, size_t, const void*, size_t, int64_t, Stream) { throw no_cuda(); }
+void copy_rows_on_device(void*, size_t, const void*, size_t, size_t, int64_t, Stream) { throw no_cuda(); }
 void fill_on_device(void*, uint8_t, size_t, Stream) { throw no_cuda(); }
 void copy_to_host(void*, const void*, size_t, Stream) { throw no_cuda(); }
 void synchronize(Stream) { throw no_cuda(); }

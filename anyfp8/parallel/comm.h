@@ -79,7 +79,8 @@ class ANYFP8_API Comm {
 
  protected:
   Comm(std::string_view name, Device device, int rank, int size, std::unique_ptr<Watchdog> watchdog);
-  Watchdog* watchdog() const noexcept { return watchdog_.get(); }  // null: size 1
+  // Null for one rank, and for an engine that overrides do_gather_text() and do_check().
+  Watchdog* watchdog() const noexcept { return watchdog_.get(); }
   // To be called first by the destructor of an engine: the goodbye. True when every rank went in order, so
   // that an engine may take its own leave of the others.
   bool close() noexcept;
@@ -93,6 +94,8 @@ class ANYFP8_API Comm {
                                  std::span<const int64_t> counts, Scratch scratch, Stream stream) = 0;
   virtual void do_broadcast(void* data, size_t bytes, int root, Stream stream) = 0;
   virtual void do_barrier(Stream stream) = 0;
+  virtual std::vector<std::string> do_gather_text(std::string_view text);
+  virtual void do_check() const;
 
  private:
   std::string name_;

@@ -12,14 +12,15 @@ struct Launch {
   By by = By::kNothing;
   int rank = 0, size = 1;
   int local_rank = 0;          // among the ranks of this machine: the GPU to take
+  int local_size = 1;          // ranks of this machine
   std::string master_address;  // MASTER_ADDR, MASTER_PORT: torchrun sets them; empty and 0 otherwise
   int master_port = 0;
 };
 
-// torchrun: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT. mpirun: OMPI_COMM_WORLD_* (Open MPI) or
-// PMI_* (MPICH and its kin). srun: SLURM_PROCID, SLURM_STEP_NUM_TASKS, SLURM_LOCALID. ANYFP8_LAUNCH=none:
-// started alone, whatever the rest says. Error(kInvalidArgument) names a variable that is missing or no
-// number.
+// torchrun: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT. mpirun:
+// OMPI_COMM_WORLD_* (Open MPI) or PMI_* (MPICH and its kin). srun: SLURM_PROCID, SLURM_STEP_NUM_TASKS,
+// SLURM_LOCALID. ANYFP8_LAUNCH=none: started alone, whatever the rest says. Error(kInvalidArgument) names a
+// variable that is missing or no number.
 ANYFP8_API Launch launch_from_environment();
 
 // "mpirun", "srun", "torchrun", "nothing"

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "anyfp8/base/export.h"
@@ -22,15 +23,14 @@ struct ParallelOptions {
   bool sequence_parallel = false;
   // ColumnParallelLinear: y is [m, n] of all ranks, on all ranks, and not this rank's columns.
   bool gather_output = false;
-  // RowParallelLinear: ranks' products are summed as f32 and rounded once; else each is rounded to the type
-  // of y first, which is half of the bytes to send where that has 16 bits.
-  bool reduce_in_f32 = true;
+  // RowParallelLinear: ranks' products are summed as f32 and rounded once; else each is rounded to the type of
+  // y first, which is half of the bytes to send where that has 16 bits. Absent: f32 on CPUs; the type of y on
+  // CUDA devices, whose fast kernels write no f32.
+  std::optional<bool> reduce_in_f32 = {};
 };
 
 // The tokens of m that a rank has in the sequence parallel form; none where there are fewer than ranks.
-inline IndexRange token_range(int64_t m, int rank, int size) noexcept {
-  return static_split(m, 1, rank, size);
-}
+ANYFP8_API IndexRange token_range(int64_t m, int rank, int size) noexcept;
 
 // y = x · Wᵀ + bias, each rank some of the outputs. A column of y has the bits that it has unsharded.
 class ANYFP8_API ColumnParallelLinear {
@@ -42,6 +42,7 @@ class ANYFP8_API ColumnParallelLinear {
   // x [m, k], of sequence_parallel [this rank's tokens of m, k]; y [m, n_of_this_rank], of gather_output [m,
   // n]. m is y.rows.
   void apply(const TensorView& x, const TensorView& y, Workspace& workspace, Stream stream = {}) const;
+  void apply(const TensorView& x, const TensorView& y, Scratch scratch, Stream stream = {}) const;
   size_t workspace_bytes(int64_t max_m) const;
   const Linear& linear() const noexcept { return linear_; }
   int64_t total_n() const noexcept { return total_n_; }  // of all ranks
@@ -54,6 +55,7 @@ class ANYFP8_API ColumnParallelLinear {
   ParallelOptions options_;
   std::vector<int64_t> rank_n_;  // outputs of each rank
   int64_t total_n_;
+  mutable std::vector<int64_t> counts_;  // of the call under way
 };
 
 // y = x · Wᵀ + bias, each rank some of the inputs; sums in the order of the ranks.
@@ -66,6 +68,7 @@ class ANYFP8_API RowParallelLinear {
   // x [m, k_of_this_rank]; y [m, n] without gaps between its rows, of sequence_parallel [this rank's tokens
   // of m, n]. m is x.rows.
   void apply(const TensorView& x, const TensorView& y, Workspace& workspace, Stream stream = {}) const;
+  void apply(const TensorView& x, const TensorView& y, Scratch scratch, Stream stream = {}) const;
   size_t workspace_bytes(int64_t max_m) const;
   const Linear& linear() const noexcept { return linear_; }
 
@@ -74,6 +77,7 @@ class ANYFP8_API RowParallelLinear {
   Comm* comm_;
   Linear linear_;
   ParallelOptions options_;
+  mutable std::vector<int64_t> counts_;  // of the call under way
 };
 
 }  // namespace anyfp8

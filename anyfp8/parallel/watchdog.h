@@ -28,7 +28,7 @@ struct WatchdogOptions {
   std::string token = {};  // both sides must show the same; keeps strangers out
   double meet_seconds = 60;
   double timeout_seconds = 20;  // 0: a silent rank is never lost
-  // Called once, on the watchdog's thread, with the reason. May end the process; must not throw.
+  // Called once, on the thread that notices, with the reason. May end the process; must not throw.
   std::function<void(std::string_view reason)> on_lost = {};
 };
 
@@ -36,8 +36,9 @@ class ANYFP8_API Watchdog {
  public:
   // Returns when all ranks are connected. Error(kIo) says who did not come, or what could not be reached.
   static std::unique_ptr<Watchdog> start(WatchdogOptions options);
-  // Says goodbye, and waits until every rank has, or one is lost.
-  ~Watchdog();
+  // Says goodbye, and waits until every rank has (true), or one is lost.
+  static bool leave(std::unique_ptr<Watchdog> watchdog) noexcept;
+  ~Watchdog();  // leave()
   Watchdog(const Watchdog&) = delete;
   Watchdog& operator=(const Watchdog&) = delete;
 
@@ -66,6 +67,7 @@ class ANYFP8_API Watchdog {
  private:
   struct State;
   explicit Watchdog(std::unique_ptr<State> state);
+  void goodbye() noexcept;
   std::unique_ptr<State> state_;
 };
 
