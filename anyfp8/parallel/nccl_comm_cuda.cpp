@@ -140,16 +140,15 @@ class NcclComm final : public Comm {
   }
 
   ~NcclComm() override {
-    const bool in_order = close();
-    if (watcher_.joinable()) {
-      {
-        const std::lock_guard lock(watch_mutex_);
-        stopping_ = true;
-      }
-      stop_.notify_all();
-      watcher_.join();
+    if (!watcher_.joinable()) return;
+    {
+      const std::lock_guard lock(watch_mutex_);
+      stopping_ = true;
     }
-    if (watchdog() == nullptr || aborted_) return;
+    stop_.notify_all();
+    watcher_.join();
+    const bool in_order = close();
+    if (aborted_) return;
     // What is left of the work, or of an error, is of no use to anybody any more.
     int current = 0;
     if (cudaGetDevice(&current) != cudaSuccess || cudaSetDevice(device().index) != cudaSuccess) return;
