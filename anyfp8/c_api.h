@@ -349,8 +349,9 @@ ANYFP8_API int anyfp8_comm_rank(const anyfp8_comm* comm, int32_t* rank, int32_t*
 // ANYFP8_IO once a rank is lost: to be asked after waiting for a GPU's stream.
 ANYFP8_API int anyfp8_comm_check(const anyfp8_comm* comm);
 
-// Scratch that suffices for calls on up to `count` elements.
-ANYFP8_API int anyfp8_comm_scratch_bytes(const anyfp8_comm* comm, int64_t count, size_t* bytes);
+// Scratch that suffices for calls on up to `count` elements (of all ranks) of these types.
+ANYFP8_API int anyfp8_comm_scratch_bytes(const anyfp8_comm* comm, int64_t count, int32_t from_dtype,
+                                         int32_t to_dtype, size_t* bytes);
 
 // Collectives on contiguous memory of the Comm's device. On a CPU done when they return, on a GPU queued on
 // `stream`, also into a graph that is being captured. `scratch` may be NULL where its size is 0.

@@ -156,8 +156,12 @@ int anyfp8_comm_check(const anyfp8_comm* comm) {
   return guarded([&] { comm_of(comm).check(); });
 }
 
-int anyfp8_comm_scratch_bytes(const anyfp8_comm* comm, int64_t count, size_t* bytes) {
-  return guarded([&] { need(bytes, "bytes") = comm_of(comm).scratch_bytes(count); });
+int anyfp8_comm_scratch_bytes(const anyfp8_comm* comm, int64_t count, int32_t from_dtype, int32_t to_dtype,
+                              size_t* bytes) {
+  return guarded([&] {
+    need(bytes, "bytes") = comm_of(comm).scratch_bytes(count, dtype_from_c(from_dtype, "from_dtype"),
+                                                       dtype_from_c(to_dtype, "to_dtype"));
+  });
 }
 
 int anyfp8_comm_all_reduce(anyfp8_comm* comm, const void* from, int32_t from_dtype, void* to,

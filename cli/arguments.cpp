@@ -6,6 +6,7 @@
 
 #include "anyfp8/base/text.h"
 #include "anyfp8/base/threads.h"
+#include "anyfp8/parallel/launch.h"
 
 namespace anyfp8::cli {
 namespace {
@@ -56,7 +57,10 @@ void add_threads(CLI::App& verb) {
 
 void add_device(CLI::App& verb, DeviceChoice& choice, bool allow_absent) {
   const auto parse = [&choice, allow_absent](const std::string& spelled) {
-    const std::string name = CLI::detail::to_lower(spelled);
+    std::string name = CLI::detail::to_lower(spelled);
+    // Of several ranks each has its own.
+    if (name == "cuda")
+      name = checked("--device", [] { return fmt::format("cuda:{}", launch_from_environment().local_rank); });
     choice.named = checked("--device", [&] { return device_from_name(name); });
     const std::vector<std::string> absent = virtual_device_names();
     choice.present = std::find(absent.begin(), absent.end(), name) == absent.end();
@@ -67,7 +71,7 @@ void add_device(CLI::App& verb, DeviceChoice& choice, bool allow_absent) {
   };
   verb.add_option_function<std::string>("--device", parse,
                                         allow_absent ? "cpu, sm_86, cpu:avx2, ...: it need not be here"
-                                                     : "cpu, or a device of `anyfp8 devices`")
+                                                     : "cpu, cuda, or a device of `anyfp8 devices`")
       ->type_name("NAME")
       ->default_str("cpu");
 }

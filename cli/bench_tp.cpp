@@ -196,7 +196,7 @@ class TpBench {
     Matrix data(comm_.device(), dtype, 1, count);
     data.fill(HostTensor::allocate(dtype, {1, count}));  // zeros: their sums stay finite
     Workspace scratch(comm_.device());
-    scratch.reserve(comm_.scratch_bytes(count));
+    scratch.reserve(comm_.scratch_bytes(count, dtype, dtype));
     return timer_->time(comm_, 1, arguments_.seconds, [&](size_t, Stream stream) {
       comm_.all_reduce(data.view().data, dtype, data.view().data, dtype, count, scratch.scratch(), stream);
     });

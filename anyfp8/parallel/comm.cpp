@@ -42,11 +42,15 @@ void check_scratch(const char* call, Scratch scratch, size_t needed) {
              scratch.data == nullptr ? 0 : scratch.bytes);
 }
 
+int64_t sum(std::span<const int64_t> counts) {
+  return std::accumulate(counts.begin(), counts.end(), int64_t{0});
+}
+
 // One rank: everything is there already.
 class SelfComm final : public Comm {
  public:
   explicit SelfComm(const Device& device) : Comm("self", device, 0, 1, nullptr) {}
-  size_t scratch_bytes(int64_t) const noexcept override { return 0; }
+  size_t scratch_bytes(int64_t, DType, DType) const noexcept override { return 0; }
 
  protected:
   void do_all_reduce(const void* from, DType from_dtype, void* to, DType to_dtype, int64_t count, Scratch,
@@ -113,7 +117,7 @@ void Comm::all_reduce(const void* from, DType from_dtype, void* to, DType to_dty
                       Scratch scratch, Stream stream) {
   check_types("all_reduce", {from_dtype, to_dtype});
   check_counts("all_reduce", {&count, 1}, 1);
-  check_scratch("all_reduce", scratch, scratch_bytes(count));
+  check_scratch("all_reduce", scratch, scratch_bytes(count, from_dtype, to_dtype));
   do_all_reduce(from, from_dtype, to, to_dtype, count, scratch, stream);
 }
 
@@ -121,8 +125,7 @@ void Comm::all_gather(const void* from, void* to, DType dtype, std::span<const i
                       Scratch scratch, Stream stream) {
   check_types("all_gather", {dtype});
   check_counts("all_gather", counts, size_);
-  check_scratch("all_gather", scratch,
-                scratch_bytes(std::accumulate(counts.begin(), counts.end(), int64_t{0})));
+  check_scratch("all_gather", scratch, scratch_bytes(sum(counts), dtype, dtype));
   do_all_gather(from, to, dtype, counts, scratch, stream);
 }
 
@@ -130,8 +133,7 @@ void Comm::reduce_scatter(const void* from, DType from_dtype, void* to, DType to
                           std::span<const int64_t> counts, Scratch scratch, Stream stream) {
   check_types("reduce_scatter", {from_dtype, to_dtype});
   check_counts("reduce_scatter", counts, size_);
-  check_scratch("reduce_scatter", scratch,
-                scratch_bytes(std::accumulate(counts.begin(), counts.end(), int64_t{0})));
+  check_scratch("reduce_scatter", scratch, scratch_bytes(sum(counts), from_dtype, to_dtype));
   do_reduce_scatter(from, from_dtype, to, to_dtype, counts, scratch, stream);
 }
 

@@ -43,8 +43,9 @@ class ANYFP8_API Comm {
   const Device& device() const noexcept { return device_; }
   std::string_view name() const noexcept { return name_; }  // "mpi", "nccl", "self"
 
-  // Enough for any call that moves up to `count` elements of up to 4 bytes in all (the sum of `counts`).
-  virtual size_t scratch_bytes(int64_t count) const noexcept = 0;
+  // Enough for any call from and to these types that moves up to `count` elements in all (the sum of
+  // `counts`).
+  virtual size_t scratch_bytes(int64_t count, DType from, DType to) const noexcept = 0;
 
   // to[i] = the sum of every rank's from[i], i < count. Types are f32, bf16 and f16; `to` may be `from` where
   // the types are one. The sum is rounded once, to to_dtype.

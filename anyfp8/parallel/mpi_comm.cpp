@@ -81,7 +81,7 @@ MpiComm::~MpiComm() {
   if (close()) left_in_order(true);
 }
 
-size_t MpiComm::scratch_bytes(int64_t count) const noexcept {
+size_t MpiComm::scratch_bytes(int64_t count, DType, DType) const noexcept {
   return static_cast<size_t>(size() - 1) * static_cast<size_t>(std::min(count, kRound)) * sizeof(float);
 }
 

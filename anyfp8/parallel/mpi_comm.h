@@ -36,7 +36,7 @@ class MpiComm final : public Comm {
 
   MpiComm(const Anyfp8MpiTable& table, const Device& device, std::unique_ptr<Watchdog> watchdog);
   ~MpiComm() override;
-  size_t scratch_bytes(int64_t count) const noexcept override;
+  size_t scratch_bytes(int64_t count, DType from, DType to) const noexcept override;
 
  protected:
   void do_all_reduce(const void* from, DType from_dtype, void* to, DType to_dtype, int64_t count,

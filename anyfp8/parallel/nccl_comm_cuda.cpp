@@ -156,8 +156,8 @@ class NcclComm final : public Comm {
     static_cast<void>(cudaSetDevice(current));
   }
 
-  size_t scratch_bytes(int64_t count) const noexcept override {
-    return static_cast<size_t>(count) * sizeof(float);
+  size_t scratch_bytes(int64_t count, DType from, DType to) const noexcept override {
+    return from == to ? 0 : static_cast<size_t>(count) * sizeof(float);
   }
 
  protected:

@@ -8,6 +8,7 @@
 
 #include "anyfp8/base/text.h"
 #include "anyfp8/device/device_memory.h"
+#include "anyfp8/parallel/overlap_plan.h"
 
 namespace anyfp8 {
 namespace {
@@ -154,20 +155,30 @@ size_t ColumnParallelLinear::workspace_bytes(int64_t max_m) const {
   const bool sequence = options_.sequence_parallel, gather = options_.gather_output;
   return (sequence ? matrix_bytes(max_m, config.k, config.in) : 0) +
          (gather ? matrix_bytes(max_m, total_n_, config.out) : 0) +
-         std::max({own, sequence ? comm_->scratch_bytes(max_m * config.k) : 0,
-                   gather ? comm_->scratch_bytes(max_m * total_n_) : 0});
+         std::max({own, sequence ? comm_->scratch_bytes(max_m * config.k, config.in, config.in) : 0,
+                   gather ? comm_->scratch_bytes(max_m * total_n_, config.out, config.out) : 0});
 }
 
-RowParallelLinear::RowParallelLinear(Comm& comm, Linear linear, const ParallelOptions& options)
+RowParallelLinear::RowParallelLinear(Comm& comm, Linear linear, const ParallelOptions& options,
+                                     int64_t largest_k)
     : comm_(&comm),
       linear_(std::move(linear)),
       options_(options),
-      counts_(static_cast<size_t>(comm.size())) {}
+      largest_k_(largest_k),
+      counts_(static_cast<size_t>(comm.size())) {
+  if (comm.size() > 1 && comm.device().kind == DeviceKind::kCuda) side_.emplace(comm.device());
+}
 
 RowParallelLinear RowParallelLinear::create(Comm& comm, Fp8Weight shard, const ParallelOptions& options,
                                             const SelectOptions& select, Stream stream) {
   const bool f32 = options.reduce_in_f32.value_or(comm.device().kind == DeviceKind::kCpu);
   comm.agree("layer", agreement("row-parallel, n =", shard.n(), options, f32));
+  int64_t largest_k = 0;
+  for (const std::string& text : comm.gather_text(fmt::to_string(shard.k()))) {
+    int64_t k = 0;
+    std::from_chars(text.data(), text.data() + text.size(), k);
+    largest_k = std::max(largest_k, k);
+  }
   const std::vector<std::string> biased = comm.gather_text(shard.bias.defined() ? "1" : "0");
   if (std::count(biased.begin(), biased.end(), "1") > 1) {
     throw fail(
@@ -177,7 +188,40 @@ RowParallelLinear RowParallelLinear::create(Comm& comm, Fp8Weight shard, const P
   LinearOptions linear = options.linear;
   if (f32 && comm.size() > 1) linear.out = DType::kF32;
   return RowParallelLinear(comm, Linear::create(comm.device(), std::move(shard), linear, select, stream),
-                           options);
+                           options, largest_k);
+}
+
+int64_t RowParallelLinear::overlap_parts(int64_t m) const {
+  // Sums that go to other memory, and those of a CPU, which computes them itself, gain nothing.
+  if (!side_ || options_.sequence_parallel || linear_.config().out != options_.linear.out) return 1;
+  if (options_.overlap_parts > 0) return std::min(options_.overlap_parts, std::max<int64_t>(m, 1));
+  return anyfp8::overlap_parts(m, linear_.config().n, largest_k_, comm_->size(), linear_.config().out,
+                               comm_->device());
+}
+
+void RowParallelLinear::apply_in_parts(const TensorView& x, const TensorView& y, int64_t parts,
+                                       Scratch scratch, Stream stream) const {
+  const LinearConfig& config = linear_.config();
+  const auto rows_of = [](const TensorView& whole, IndexRange rows) {
+    TensorView part = whole;
+    part.data = static_cast<char*>(whole.data) +
+                static_cast<size_t>(rows.begin * whole.row_stride) * dtype_bytes(whole.dtype);
+    part.rows = rows.end - rows.begin;
+    return part;
+  };
+  const DeviceGuard guard(comm_->device());
+  for (int64_t part = 0; part < parts; ++part) {
+    constexpr int64_t kTokensOfTile = 128;
+    const IndexRange rows = static_split(x.rows, kTokensOfTile, static_cast<int>(part), static_cast<int>(parts));
+    if (rows.begin == rows.end) continue;
+    const TensorView products = rows_of(y, rows);
+    linear_.apply(rows_of(x, rows), products, scratch, stream);
+    side_->wait_for(stream);
+    // No scratch: that is what the products of the next part are using.
+    comm_->all_reduce(products.data, config.out, products.data, config.out, products.rows * config.n, {},
+                      side_->stream());
+  }
+  side_->let_wait(stream);
 }
 
 void RowParallelLinear::apply(const TensorView& x, const TensorView& y, Workspace& workspace,
@@ -197,6 +241,8 @@ void RowParallelLinear::apply(const TensorView& x, const TensorView& y, Scratch 
   check_matrix(y, "y", rows, config.n, out, true);
   ScratchRest rest(scratch);
   const bool in_place = !options_.sequence_parallel && config.out == out;
+  if (const int64_t parts = overlap_parts(m); parts > 1)
+    return apply_in_parts(x, y, parts, rest.rest(), stream);
   void* products = in_place ? y.data : rest.take(matrix_bytes(m, config.n, config.out));
   linear_.apply(x, {products, config.out, m, config.n, config.n}, rest.rest(), stream);
   if (options_.sequence_parallel) {
@@ -212,7 +258,7 @@ size_t RowParallelLinear::workspace_bytes(int64_t max_m) const {
   const LinearConfig& config = linear_.config();
   const bool in_place = !options_.sequence_parallel && config.out == options_.linear.out;
   return (in_place ? 0 : matrix_bytes(max_m, config.n, config.out)) +
-         std::max(own, comm_->scratch_bytes(max_m * config.n));
+         std::max(own, comm_->scratch_bytes(max_m * config.n, config.out, options_.linear.out));
 }
 
 }  // namespace anyfp8

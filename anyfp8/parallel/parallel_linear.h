@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "anyfp8/base/export.h"
+#include "anyfp8/device/side_stream.h"
 #include "anyfp8/linear/linear.h"
 #include "anyfp8/parallel/comm.h"
 #include "anyfp8/scheme/shard.h"
@@ -27,6 +28,9 @@ struct ParallelOptions {
   // y first, which is half of the bytes to send where that has 16 bits. Absent: f32 on CPUs; the type of y on
   // CUDA devices, whose fast kernels write no f32.
   std::optional<bool> reduce_in_f32 = {};
+  // RowParallelLinear on a GPU: so many parts of m, the sums of one travel while the next is multiplied. 0: as
+  // many as pay (overlap_plan.h).
+  int64_t overlap_parts = 0;
 };
 
 // The tokens of m that a rank has in the sequence parallel form; none where there are fewer than ranks.
@@ -73,10 +77,15 @@ class ANYFP8_API RowParallelLinear {
   const Linear& linear() const noexcept { return linear_; }
 
  private:
-  RowParallelLinear(Comm& comm, Linear linear, const ParallelOptions& options);
+  RowParallelLinear(Comm& comm, Linear linear, const ParallelOptions& options, int64_t largest_k);
+  int64_t overlap_parts(int64_t m) const;
+  void apply_in_parts(const TensorView& x, const TensorView& y, int64_t parts, Scratch scratch,
+                      Stream stream) const;
   Comm* comm_;
   Linear linear_;
   ParallelOptions options_;
+  int64_t largest_k_;               // over the ranks
+  std::optional<SideStream> side_;  // of several ranks on GPUs
   mutable std::vector<int64_t> counts_;  // of the call under way
 };
 
