@@ -86,14 +86,17 @@ size_t matrix_bytes(int64_t rows, int64_t cols, DType dtype) {
 
 IndexRange token_range(int64_t m, int rank, int size) noexcept { return static_split(m, 1, rank, size); }
 
-ColumnParallelLinear::ColumnParallelLinear(Comm& comm, Linear linear, const ParallelOptions& options,
-                                           std::vector<int64_t> rank_n)
+ParallelLinear::ParallelLinear(Comm& comm, Linear linear, const ParallelOptions& options)
     : comm_(&comm),
       linear_(std::move(linear)),
       options_(options),
+      counts_(static_cast<size_t>(comm.size())) {}
+
+ColumnParallelLinear::ColumnParallelLinear(Comm& comm, Linear linear, const ParallelOptions& options,
+                                           std::vector<int64_t> rank_n)
+    : ParallelLinear(comm, std::move(linear), options),
       rank_n_(std::move(rank_n)),
-      total_n_(std::accumulate(rank_n_.begin(), rank_n_.end(), int64_t{0})),
-      counts_(rank_n_.size()) {}
+      total_n_(std::accumulate(rank_n_.begin(), rank_n_.end(), int64_t{0})) {}
 
 ColumnParallelLinear ColumnParallelLinear::create(Comm& comm, Fp8Weight shard, const ParallelOptions& options,
                                                   const SelectOptions& select, Stream stream) {
@@ -104,11 +107,6 @@ ColumnParallelLinear ColumnParallelLinear::create(Comm& comm, Fp8Weight shard, c
   }
   Linear linear = Linear::create(comm.device(), std::move(shard), options.linear, select, stream);
   return ColumnParallelLinear(comm, std::move(linear), options, std::move(rank_n));
-}
-
-void ColumnParallelLinear::apply(const TensorView& x, const TensorView& y, Workspace& workspace,
-                                 Stream stream) const {
-  apply(x, y, workspace.scratch(), stream);
 }
 
 void ColumnParallelLinear::apply(const TensorView& x, const TensorView& y, Scratch scratch,
@@ -158,12 +156,6 @@ size_t ColumnParallelLinear::workspace_bytes(int64_t max_m) const {
                    gather ? comm_->scratch_bytes(max_m * total_n_) : 0});
 }
 
-RowParallelLinear::RowParallelLinear(Comm& comm, Linear linear, const ParallelOptions& options)
-    : comm_(&comm),
-      linear_(std::move(linear)),
-      options_(options),
-      counts_(static_cast<size_t>(comm.size())) {}
-
 RowParallelLinear RowParallelLinear::create(Comm& comm, Fp8Weight shard, const ParallelOptions& options,
                                             const SelectOptions& select, Stream stream) {
   const bool f32 = options.reduce_in_f32.value_or(comm.device().kind == DeviceKind::kCpu);
@@ -176,13 +168,8 @@ RowParallelLinear RowParallelLinear::create(Comm& comm, Fp8Weight shard, const P
   }
   LinearOptions linear = options.linear;
   if (f32 && comm.size() > 1) linear.out = DType::kF32;
-  return RowParallelLinear(comm, Linear::create(comm.device(), std::move(shard), linear, select, stream),
-                           options);
-}
-
-void RowParallelLinear::apply(const TensorView& x, const TensorView& y, Workspace& workspace,
-                              Stream stream) const {
-  apply(x, y, workspace.scratch(), stream);
+  Linear own = Linear::create(comm.device(), std::move(shard), linear, select, stream);
+  return RowParallelLinear(comm, std::move(own), options);
 }
 
 void RowParallelLinear::apply(const TensorView& x, const TensorView& y, Scratch scratch,
