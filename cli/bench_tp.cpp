@@ -168,6 +168,13 @@ class TpBench {
     std::unique_ptr<Pair> whole;
     if (comm_.rank() == 0) whole = std::make_unique<Pair>(*alone, up, down, options);
     Pair shared(comm_, up, down, options);
+    std::vector<std::pair<int64_t, std::unique_ptr<Pair>>> in_parts;
+    if (comm_.size() > 1 && comm_.device().kind == DeviceKind::kCuda) {
+      for (const int64_t parts : {1, 2, 4}) {
+        options.overlap_parts = parts;
+        in_parts.emplace_back(parts, std::make_unique<Pair>(comm_, up, down, options));
+      }
+    }
     for (const int64_t m : arguments_.tokens) {
       const HostTensor x =
           random_activations(m, shape.k, arguments_.linear.in, arguments_.linear.out).x;
@@ -186,6 +193,16 @@ class TpBench {
       const double us = timer_->time(comm_, shared.copies(), arguments_.seconds,
                                      [&](size_t turn, Stream stream) { shared.apply(turn, stream); });
       const double off = whole ? difference_of(shared.result(), whole->result()) : 0;
+      for (auto& [parts, pair] : in_parts) {
+        constexpr int64_t kLeastTokens = 512;  // a part of fewer is not worth a look
+        if (m / parts < kLeastTokens) break;
+        pair->place(x, arguments_.linear.out);
+        const double part_us =
+            timer_->time(comm_, pair->copies(), arguments_.seconds,
+                         [&pair = *pair](size_t turn, Stream stream) { pair.apply(turn, stream); });
+        row({{"type", "tp_overlap"}, {"n", shape.n}, {"k", shape.k}, {"m", m}, {"parts", parts}, {"us", part_us}},
+            fmt::format("  in {} parts {:.1f} us", parts, part_us));
+      }
       report(shape, scheme, m, one_us, gemm_us, reduce_us, us, off, shared.kernels(m));
     }
   }
@@ -272,17 +289,18 @@ double median_of_slowest(Comm& comm, const std::vector<double>& us) {
 std::unique_ptr<TpTimer> host_tp_timer() { return std::make_unique<HostTpTimer>(); }
 
 int run_tp_bench(const TpArguments& arguments) {
-  const std::unique_ptr<Comm> comm = open_ranks(arguments.device);
-  if (comm->rank() == 0 && !arguments.json) {
-    print_out("{}, {} rank{} ({}), activations {}\n", comm->device().name, comm->size(),
-              comm->size() == 1 ? "" : "s", comm->name(), dtype_name(arguments.linear.in));
-  }
-  TpBench bench(arguments, *comm);
-  if (comm->size() > 1) bench.all_reduces();
-  for (const MatrixShape shape : arguments.shapes) {
-    for (const std::string& scheme : arguments.schemes) bench.pair(shape, scheme);
-  }
-  return 0;
+  return on_ranks(arguments.device, [&](Comm& comm) {
+    if (comm.rank() == 0 && !arguments.json) {
+      print_out("{}, {} rank{} ({}), activations {}\n", comm.device().name, comm.size(),
+                comm.size() == 1 ? "" : "s", comm.name(), dtype_name(arguments.linear.in));
+    }
+    TpBench bench(arguments, comm);
+    if (comm.size() > 1) bench.all_reduces();
+    for (const MatrixShape shape : arguments.shapes) {
+      for (const std::string& scheme : arguments.schemes) bench.pair(shape, scheme);
+    }
+    return 0;
+  });
 }
 
 }  // namespace anyfp8::cli

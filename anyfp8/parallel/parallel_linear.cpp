@@ -87,14 +87,17 @@ size_t matrix_bytes(int64_t rows, int64_t cols, DType dtype) {
 
 IndexRange token_range(int64_t m, int rank, int size) noexcept { return static_split(m, 1, rank, size); }
 
-ColumnParallelLinear::ColumnParallelLinear(Comm& comm, Linear linear, const ParallelOptions& options,
-                                           std::vector<int64_t> rank_n)
+ParallelLinear::ParallelLinear(Comm& comm, Linear linear, const ParallelOptions& options)
     : comm_(&comm),
       linear_(std::move(linear)),
       options_(options),
+      counts_(static_cast<size_t>(comm.size())) {}
+
+ColumnParallelLinear::ColumnParallelLinear(Comm& comm, Linear linear, const ParallelOptions& options,
+                                           std::vector<int64_t> rank_n)
+    : ParallelLinear(comm, std::move(linear), options),
       rank_n_(std::move(rank_n)),
-      total_n_(std::accumulate(rank_n_.begin(), rank_n_.end(), int64_t{0})),
-      counts_(rank_n_.size()) {}
+      total_n_(std::accumulate(rank_n_.begin(), rank_n_.end(), int64_t{0})) {}
 
 ColumnParallelLinear ColumnParallelLinear::create(Comm& comm, Fp8Weight shard, const ParallelOptions& options,
                                                   const SelectOptions& select, Stream stream) {
@@ -105,11 +108,6 @@ ColumnParallelLinear ColumnParallelLinear::create(Comm& comm, Fp8Weight shard, c
   }
   Linear linear = Linear::create(comm.device(), std::move(shard), options.linear, select, stream);
   return ColumnParallelLinear(comm, std::move(linear), options, std::move(rank_n));
-}
-
-void ColumnParallelLinear::apply(const TensorView& x, const TensorView& y, Workspace& workspace,
-                                 Stream stream) const {
-  apply(x, y, workspace.scratch(), stream);
 }
 
 void ColumnParallelLinear::apply(const TensorView& x, const TensorView& y, Scratch scratch,
@@ -161,11 +159,7 @@ size_t ColumnParallelLinear::workspace_bytes(int64_t max_m) const {
 
 RowParallelLinear::RowParallelLinear(Comm& comm, Linear linear, const ParallelOptions& options,
                                      int64_t largest_k)
-    : comm_(&comm),
-      linear_(std::move(linear)),
-      options_(options),
-      largest_k_(largest_k),
-      counts_(static_cast<size_t>(comm.size())) {
+    : ParallelLinear(comm, std::move(linear), options), largest_k_(largest_k) {
   if (comm.size() > 1 && comm.device().kind == DeviceKind::kCuda) side_.emplace(comm.device());
 }
 
@@ -187,8 +181,8 @@ RowParallelLinear RowParallelLinear::create(Comm& comm, Fp8Weight shard, const P
   }
   LinearOptions linear = options.linear;
   if (f32 && comm.size() > 1) linear.out = DType::kF32;
-  return RowParallelLinear(comm, Linear::create(comm.device(), std::move(shard), linear, select, stream),
-                           options, largest_k);
+  Linear own = Linear::create(comm.device(), std::move(shard), linear, select, stream);
+  return RowParallelLinear(comm, std::move(own), options, largest_k);
 }
 
 int64_t RowParallelLinear::overlap_parts(int64_t m) const {
@@ -222,11 +216,6 @@ void RowParallelLinear::apply_in_parts(const TensorView& x, const TensorView& y,
                       side_->stream());
   }
   side_->let_wait(stream);
-}
-
-void RowParallelLinear::apply(const TensorView& x, const TensorView& y, Workspace& workspace,
-                              Stream stream) const {
-  apply(x, y, workspace.scratch(), stream);
 }
 
 void RowParallelLinear::apply(const TensorView& x, const TensorView& y, Scratch scratch,

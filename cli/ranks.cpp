@@ -1,0 +1,84 @@
+#include "cli/ranks.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <csignal>
+#include <cstdlib>
+#include <exception>
+#include <memory>
+#include <thread>
+
+#include "anyfp8/base/log.h"
+#include "anyfp8/base/threads.h"
+#include "anyfp8/parallel/launch.h"
+#include "cli/terminal.h"
+
+namespace anyfp8::cli {
+namespace {
+
+int own_rank = 0;
+
+// Not by exit(): other threads may wait in MPI for ranks that are gone, and MPI_Finalize() would too.
+[[noreturn]] void end_rank(std::string_view reason) {
+  static std::atomic_flag said;
+  if (said.test_and_set()) {
+    while (true) pause();  // the thread that says it ends this one too
+  }
+  print_err("{} rank {}: {}\n", styled(Style::kRed, "anyfp8: error:", stderr), own_rank, printable(reason));
+  _exit(1);
+}
+
+// mpirun sends SIGTERM to the other ranks when one has ended, and SIGKILL a second later. The watchdog knows
+// which, and why; it comes first if it can. Blocked before any other thread is started, so that this one gets
+// it.
+void say_why_on_sigterm() {
+  sigset_t terminate;
+  sigemptyset(&terminate);
+  sigaddset(&terminate, SIGTERM);
+  std::signal(SIGTERM, SIG_DFL);
+  pthread_sigmask(SIG_BLOCK, &terminate, nullptr);
+  std::thread([terminate] {
+    int signal = 0;
+    sigwait(&terminate, &signal);
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    end_rank("ended by SIGTERM, which launchers send when another rank has ended");
+  }).detach();
+}
+
+// mpirun binds ranks to cores only where there are enough; ranks that all have every core would fight for
+// them.
+void share_cores(const Launch& launch) {
+  const auto all = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
+  if (std::getenv("ANYFP8_THREADS") != nullptr || num_threads() != all) return;
+  set_num_threads(std::max(1, all / launch.local_size));
+}
+
+}  // namespace
+
+int on_ranks(const Device& device, const std::function<int(Comm&)>& body) {
+  const Launch launch = launch_from_environment();
+  if (launch.size == 1) return body(*open_comm(device));
+  own_rank = launch.rank;
+  say_why_on_sigterm();
+  share_cores(launch);
+  if (launch.rank != 0) set_log_sink([](LogLevel, std::string_view) {});
+  std::unique_ptr<Comm> comm;
+  try {
+    comm = open_comm(device, {.on_lost = end_rank});
+    return body(*comm);
+  } catch (const OutputClosed&) {
+    if (comm != nullptr) comm->abandon("standard output was closed");
+    end_rank("standard output was closed");
+  } catch (const std::bad_alloc&) {
+    if (comm != nullptr) comm->abandon("out of memory");
+    end_rank("out of memory; close other programs, or use more machines");
+  } catch (const std::exception& error) {
+    if (comm != nullptr) comm->abandon(error.what());
+    end_rank(error.what());
+  }
+}
+
+}  // namespace anyfp8::cli
