@@ -82,7 +82,7 @@ void Model::State::reserve(int64_t tokens) {
   grow(gate, config.ffn);
   grow(up, config.ffn);
   if (activations != DType::kF32) grow(narrowed, std::max({config.hidden, config.q_size(), config.ffn}));
-  size_t scratch = comm.scratch_bytes(tokens * config.hidden);
+  size_t scratch = comm.scratch_bytes(tokens * config.hidden, DType::kF32, DType::kF32);
   for (const ModelLinear& linear : weights.linears)
     scratch = std::max(scratch, linear.layer->workspace_bytes(tokens));
   workspace.reserve(scratch);
