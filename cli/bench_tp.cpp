@@ -57,17 +57,19 @@ class Matrix {
   TensorView view_;
 };
 
-// The two layers of one rank, in copies that no cache holds together.
+// The two layers of one rank, in copies that no cache holds together, or in one.
 class Pair {
  public:
-  Pair(Comm& comm, const Fp8Weight& up, const Fp8Weight& down, ParallelOptions options) : comm_(comm) {
-    const Device& device = comm.device();
+  Pair(Comm& comm, const Fp8Weight& up, const Fp8Weight& down, const ParallelOptions& options,
+       bool one_copy = false)
+      : comm_(comm) {
     const Fp8Weight up_shard = shard(up, Split::kColumn, comm.rank(), comm.size());
     const Fp8Weight down_shard = shard(down, Split::kRow, comm.rank(), comm.size());
-    const std::vector<Fp8Weight> ups = copies_of(up_shard, device), downs = copies_of(down_shard, device);
-    for (size_t copy = 0; copy < ups.size(); ++copy) {
+    const std::vector<Fp8Weight> ups = copies_of(up_shard, comm.device()),
+                                 downs = copies_of(down_shard, comm.device());
+    for (size_t copy = 0; copy < (one_copy ? 1 : std::min(ups.size(), downs.size())); ++copy) {
       ups_.push_back(ColumnParallelLinear::create(comm, ups[copy], options));
-      downs_.push_back(RowParallelLinear::create(comm, downs[copy % downs.size()], options));
+      downs_.push_back(RowParallelLinear::create(comm, downs[copy], options));
     }
   }
 
@@ -79,6 +81,7 @@ class Pair {
     x_->fill(x);
     between_ = std::make_unique<Matrix>(device, out, m, ups_[0].linear().config().n);
     y_ = std::make_unique<Matrix>(device, out, m, k);
+    products_ = std::make_unique<Matrix>(device, sums(), m, k);
     workspace_ = std::make_unique<Workspace>(device);
     workspace_->reserve(std::max(ups_[0].workspace_bytes(m), downs_[0].workspace_bytes(m)));
   }
@@ -89,8 +92,9 @@ class Pair {
   // The products of this rank alone.
   void multiply(size_t turn, Stream stream) const {
     ups_[turn].linear().apply(x_->view(), between_->view(), *workspace_, stream);
-    downs_[turn].linear().apply(between_->view(), y_->view(), *workspace_, stream);
+    downs_[turn].linear().apply(between_->view(), products_->view(), *workspace_, stream);
   }
+  DType sums() const { return downs_[0].linear().config().out; }  // what is summed over the ranks
   size_t copies() const { return ups_.size(); }
   HostTensor result() const { return y_->read(); }
   std::string kernels(int64_t m) const {
@@ -102,7 +106,7 @@ class Pair {
   Comm& comm_;
   std::vector<ColumnParallelLinear> ups_;
   std::vector<RowParallelLinear> downs_;
-  std::unique_ptr<Matrix> x_, between_, y_;
+  std::unique_ptr<Matrix> x_, between_, y_, products_;
   std::unique_ptr<Workspace> workspace_;
 };
 
@@ -149,10 +153,10 @@ class TpBench {
     // From one token of a small model to a prompt of a large one.
     constexpr int64_t kFirst = 4096, kLast = int64_t{64} << 20;
     const bool cpu = comm_.device().kind == DeviceKind::kCpu;
-    const DType dtype = arguments_.linear.out;
+    const DType dtype = cpu ? DType::kF32 : arguments_.linear.out;  // what row-parallel layers sum there
     for (int64_t bytes = kFirst; bytes <= (cpu ? kLast / 4 : kLast); bytes *= 4) {
       const int64_t count = bytes / static_cast<int64_t>(dtype_bytes(dtype));
-      const double us = all_reduce_us(count);
+      const double us = all_reduce_us(count, dtype, dtype);
       // What each rank sends, and gets, by the best that is known: 2 (N - 1) / N of the bytes.
       const double moved = 2.0 * (comm_.size() - 1) / comm_.size() * static_cast<double>(bytes);
       row({{"type", "all_reduce"}, {"bytes", bytes}, {"us", us}, {"bus_gb_per_s", moved / us / 1e3}},
@@ -169,10 +173,11 @@ class TpBench {
     if (comm_.rank() == 0) whole = std::make_unique<Pair>(*alone, up, down, options);
     Pair shared(comm_, up, down, options);
     std::vector<std::pair<int64_t, std::unique_ptr<Pair>>> in_parts;
-    if (comm_.size() > 1 && comm_.device().kind == DeviceKind::kCuda) {
+    const bool long_enough = *std::max_element(arguments_.tokens.begin(), arguments_.tokens.end()) >= kLeastOverlapped;
+    if (comm_.size() > 1 && comm_.device().kind == DeviceKind::kCuda && long_enough) {
       for (const int64_t parts : {1, 2, 4}) {
         options.overlap_parts = parts;
-        in_parts.emplace_back(parts, std::make_unique<Pair>(comm_, up, down, options));
+        in_parts.emplace_back(parts, std::make_unique<Pair>(comm_, up, down, options, true));
       }
     }
     for (const int64_t m : arguments_.tokens) {
@@ -189,13 +194,12 @@ class TpBench {
       const double gemm_us =
           timer_->time(comm_, shared.copies(), arguments_.seconds,
                        [&](size_t turn, Stream stream) { shared.multiply(turn, stream); });
-      const double reduce_us = comm_.size() > 1 ? all_reduce_us(m * shape.k) : 0;
+      const double reduce_us = comm_.size() > 1 ? all_reduce_us(m * shape.k, shared.sums(), arguments_.linear.out) : 0;
       const double us = timer_->time(comm_, shared.copies(), arguments_.seconds,
                                      [&](size_t turn, Stream stream) { shared.apply(turn, stream); });
       const double off = whole ? difference_of(shared.result(), whole->result()) : 0;
       for (auto& [parts, pair] : in_parts) {
-        constexpr int64_t kLeastTokens = 512;  // a part of fewer is not worth a look
-        if (m / parts < kLeastTokens) break;
+        if (m < kLeastOverlapped) break;
         pair->place(x, arguments_.linear.out);
         const double part_us =
             timer_->time(comm_, pair->copies(), arguments_.seconds,
@@ -208,14 +212,17 @@ class TpBench {
   }
 
  private:
-  double all_reduce_us(int64_t count) {
-    const DType dtype = arguments_.linear.out;
-    Matrix data(comm_.device(), dtype, 1, count);
-    data.fill(HostTensor::allocate(dtype, {1, count}));  // zeros: their sums stay finite
+  // Sums of fewer tokens travel faster than a part of the product takes to start.
+  static constexpr int64_t kLeastOverlapped = 512;
+
+  double all_reduce_us(int64_t count, DType from, DType to) {
+    Matrix in(comm_.device(), from, 1, count), out(comm_.device(), to, 1, count);
+    in.fill(HostTensor::allocate(from, {1, count}));  // zeros: their sums stay finite
+    void* const result = from == to ? in.view().data : out.view().data;
     Workspace scratch(comm_.device());
-    scratch.reserve(comm_.scratch_bytes(count, dtype, dtype));
+    scratch.reserve(comm_.scratch_bytes(count, from, to));
     return timer_->time(comm_, 1, arguments_.seconds, [&](size_t, Stream stream) {
-      comm_.all_reduce(data.view().data, dtype, data.view().data, dtype, count, scratch.scratch(), stream);
+      comm_.all_reduce(in.view().data, from, result, to, count, scratch.scratch(), stream);
     });
   }
 
