@@ -201,6 +201,9 @@ Model Model::load(const Checkpoint& checkpoint, const ModelOptions& options, con
   const HeadShard heads = shard_heads(config.heads, config.kv_heads, comm.rank(), comm.size());
   if (comm.size() > 1) comm.agree("model", fingerprint(checkpoint));
   ModelWeights weights = load_model_weights(checkpoint, config, options, comm, progress);
+  // Reading a page of a file maps its neighbours, which are other ranks'.
+  for (const TensorInfo& tensor : comm.size() > 1 ? checkpoint.tensors() : std::vector<TensorInfo>{})
+    if (tensor.dtype) checkpoint.tensor(tensor.name).release(0, tensor.bytes);
   config.heads = heads.q.end - heads.q.begin;
   config.kv_heads = heads.kv.end - heads.kv.begin;
   config.ffn = weights.linear(0, kUp).layer->linear().config().n;

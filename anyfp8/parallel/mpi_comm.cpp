@@ -108,7 +108,7 @@ MpiComm::Call MpiComm::next_call(Op op, DType from, DType to, int64_t count, std
 }
 
 void MpiComm::lose(std::string_view why) {
-  mpi_.give_up(requests_.data(), static_cast<int>(requests_.size()));
+  mpi_.give_up(requests_.data(), static_cast<int>(posted_));
   watchdog()->fail(why);
   throw Error(ErrorCode::kIo, std::string(why));
 }
@@ -122,7 +122,7 @@ void MpiComm::wait(size_t first, size_t count, const Call& call) {
     if (done) return;
     if (turn % 64 != 63 && error == nullptr) continue;
     if (watchdog()->lost()) {
-      mpi_.give_up(requests_.data(), static_cast<int>(requests_.size()));
+      mpi_.give_up(requests_.data(), static_cast<int>(posted_));
       watchdog()->check();
     }
     const Clock::time_point now = Clock::now();
@@ -145,25 +145,30 @@ void MpiComm::exchange(const Call& call) {
   const auto check = [&](const char* error) {
     if (error != nullptr) lose(fmt::format("{} failed: {}", words(call), error));
   };
-  size_t sent = 0, own = static_cast<size_t>(rank());
+  const size_t own = static_cast<size_t>(rank());
   const size_t ranks = pieces_.size(), words_end = 2 * (ranks - 1);
-  std::fill(requests_.begin(), requests_.end(), Anyfp8MpiRequest{});
+  posted_ = 0;
   call_ = call;
-  for (size_t i = 1; i < ranks; ++i, sent += 2) {  // not all to the same rank first
+  for (size_t i = 1; i < ranks; ++i) {  // not all to the same rank first
     const size_t r = (own + i) % ranks;
     const auto other = static_cast<int>(r);
-    check(mpi_.receive(comm_, &theirs_[r], sizeof(Call), other, kWordsTag, &requests_[sent]));
-    check(mpi_.send(comm_, &call_, sizeof(Call), other, kWordsTag, &requests_[sent + 1]));
+    check(mpi_.receive(comm_, &theirs_[r], sizeof(Call), other, kWordsTag, &requests_[posted_]));
+    ++posted_;
+    check(mpi_.send(comm_, &call_, sizeof(Call), other, kWordsTag, &requests_[posted_]));
+    ++posted_;
   }
-  size_t end = words_end;
   for (size_t i = 1; i < ranks; ++i) {
     const size_t r = (own + i) % ranks;
     const auto other = static_cast<int>(r);
     const Piece& piece = pieces_[r];
-    if (piece.receive_bytes > 0)
-      check(mpi_.receive(comm_, piece.receive, piece.receive_bytes, other, kDataTag, &requests_[end++]));
-    if (piece.send_bytes > 0)
-      check(mpi_.send(comm_, piece.send, piece.send_bytes, other, kDataTag, &requests_[end++]));
+    if (piece.receive_bytes > 0) {
+      check(mpi_.receive(comm_, piece.receive, piece.receive_bytes, other, kDataTag, &requests_[posted_]));
+      ++posted_;
+    }
+    if (piece.send_bytes > 0) {
+      check(mpi_.send(comm_, piece.send, piece.send_bytes, other, kDataTag, &requests_[posted_]));
+      ++posted_;
+    }
   }
   wait(0, words_end, call);
   for (size_t r = 0; r < ranks; ++r) {
@@ -176,7 +181,7 @@ void MpiComm::exchange(const Call& call) {
                      std::min(own, r), low.number, words(low), std::max(own, r), high.number, words(high),
                      how));
   }
-  wait(words_end, end - words_end, call);
+  wait(words_end, posted_ - words_end, call);
 }
 
 void MpiComm::sum_pieces(const Call& call, const void* from, DType from_dtype, void* to, DType to_dtype,

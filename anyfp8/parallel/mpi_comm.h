@@ -90,6 +90,7 @@ class MpiComm final : public Comm {
   std::vector<int64_t> counts_;
   std::vector<const void*> parts_;
   std::vector<Anyfp8MpiRequest> requests_;
+  size_t posted_ = 0;  // of requests_, by the call under way
 };
 
 }  // namespace anyfp8
