@@ -248,6 +248,18 @@ Floats apply(Comm& comm, const ParallelLinear& layer, const LayerCase& c, const 
   return out.read();
 }
 
+// The same bits on CPUs. Kernels of GPUs cut k by how many outputs there are, so sums may differ in their
+// order.
+bool columns_fit(const Comm& comm, const Floats& got, const Floats& expected) {
+  if (comm.device().kind == DeviceKind::kCpu) return got == expected;
+  float largest = 0;
+  for (const float value : expected) largest = std::max(largest, std::abs(value));
+  for (size_t i = 0; i < expected.size(); ++i) {
+    if (!(std::abs(got[i] - expected[i]) <= 0x1p-8f * std::abs(expected[i]) + 1e-5f * largest)) return false;
+  }
+  return got.size() == expected.size();
+}
+
 void check_column(Comm& comm, const ColumnParallelLinear& layer, const ParallelOptions& options,
                   const LayerCase& c) {
   const int64_t n = c.weight.n(), k = c.weight.k();
@@ -257,7 +269,8 @@ void check_column(Comm& comm, const ColumnParallelLinear& layer, const ParallelO
   const IndexRange cols = options.gather_output ? IndexRange{0, n} : own;
   const Floats got =
       apply(comm, layer, c, cut(c.x, k, rows, {0, k}), rows.end - rows.begin, k, c.m, cols.end - cols.begin);
-  need(got == cut(c.want, n, {0, c.m}, cols), "column-parallel {}{}{} has not the bits of one rank", c.text(),
+  need(columns_fit(comm, got, cut(c.want, n, {0, c.m}, cols)),
+       "column-parallel {}{}{} has not the bits of one rank", c.text(),
        options.sequence_parallel ? ", sequence parallel" : "", options.gather_output ? ", gathered" : "");
 }
 
@@ -404,6 +417,7 @@ void misbehave(Comm& comm, const std::string& how) {
   reduce(odd && how == "count" ? 4000 : 8000);
   reduce(8000);
   if (comm.device().kind == DeviceKind::kCuda) synchronize({});
+  comm.check();
 }
 
 int run(const std::string& mode, const std::string& argument) {
