@@ -20,6 +20,7 @@ namespace anyfp8::cli {
 namespace {
 
 int own_rank = 0;
+std::atomic<bool> watched{false};  // by the other ranks
 
 // Not by exit(): other threads may wait in MPI for ranks that are gone, and MPI_Finalize() would too.
 [[noreturn]] void end_rank(std::string_view reason) {
@@ -31,9 +32,9 @@ int own_rank = 0;
   _exit(1);
 }
 
-// mpirun sends SIGTERM to the other ranks when one has ended, and SIGKILL a second later. The watchdog knows
-// which, and why; it comes first if it can. Blocked before any other thread is started, so that this one gets
-// it.
+// mpirun sends SIGTERM to the other ranks when one has ended, and SIGKILL within a second. The watchdog, once
+// there is one, knows which rank, and why; it comes first if it can. Blocked before any other thread is
+// started, so that this one gets it.
 void say_why_on_sigterm() {
   sigset_t terminate;
   sigemptyset(&terminate);
@@ -43,7 +44,9 @@ void say_why_on_sigterm() {
   std::thread([terminate] {
     int signal = 0;
     sigwait(&terminate, &signal);
-    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    if (!watched)
+      end_rank("ended by SIGTERM before the ranks had met; another rank has ended, or its launcher");
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
     end_rank("ended by SIGTERM, which launchers send when another rank has ended");
   }).detach();
 }
@@ -68,6 +71,7 @@ int on_ranks(const Device& device, const std::function<int(Comm&)>& body) {
   std::unique_ptr<Comm> comm;
   try {
     comm = open_comm(device, {.on_lost = end_rank});
+    watched = true;
     return body(*comm);
   } catch (const OutputClosed&) {
     if (comm != nullptr) comm->abandon("standard output was closed");

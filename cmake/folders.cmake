@@ -110,8 +110,9 @@ function(anyfp8_library)
 endfunction()
 
 # libanyfp8_mpi.so beside the library: the one file that includes mpi.h, opened when a program was launched by mpirun.
+# A wheel has none, since it would run with one MPI alone.
 function(anyfp8_mpi_module)
-  if(CMAKE_CROSSCOMPILING)
+  if(CMAKE_CROSSCOMPILING OR SKBUILD)
     return()
   endif()
   find_package(MPI COMPONENTS CXX)

@@ -1,7 +1,7 @@
 // One rank of two on GPUs: started as torchrun starts it (tests/gpu_ranks_test.sh). The column- and the
 // row-parallel layer of an MLP in one captured graph, replayed with other tokens, against the same layers one
-// after the other and against one GPU alone; its sums in parts that travel beside the products, and scattered.
-// Says the first difference and ends with 1.
+// after the other and against one GPU alone; its sums in parts that travel beside the products, and
+// scattered. Says the first difference and ends with 1.
 #include <cuda_runtime_api.h>
 
 #include <cmath>
@@ -107,8 +107,8 @@ void check_graph(Comm& comm, int64_t m, const ParallelOptions& options, const st
   constexpr int64_t kHidden = 1024, kFfn = 2816;
   const Device& device = comm.device();
   const Fp8Weight up = weight(kFfn, kHidden, 0.7313), down = weight(kHidden, kFfn, 0.3719);
-  const IndexRange own = options.sequence_parallel ? token_range(m, comm.rank(), comm.size())
-                                                   : IndexRange{0, m};
+  const IndexRange own =
+      options.sequence_parallel ? token_range(m, comm.rank(), comm.size()) : IndexRange{0, m};
   Mlp mlp(comm, up, down, options, m);
   const std::unique_ptr<Comm> alone = self_comm(device);
   Mlp whole(*alone, up, down, {}, m);

@@ -72,10 +72,12 @@ MpiComm::MpiComm(const Anyfp8MpiTable& table, const Device& device, std::unique_
   left_in_order(false);
 }
 
-// Only who has nothing left to receive says goodbye: a barrier first, but not out of an error.
+// Only who has nothing left to receive says goodbye: all leave together, but not out of an error.
 MpiComm::~MpiComm() {
   try {
-    if (std::uncaught_exceptions() == 0) do_barrier({});
+    std::fill(pieces_.begin(), pieces_.end(), Piece{});
+    if (std::uncaught_exceptions() == 0 && !watchdog()->lost())
+      exchange(next_call(Op::kLeave, DType::kU8, DType::kU8, 0));
   } catch (const Error&) {  // said by whom it concerns: the watchdog tells every rank
   }
   if (close()) left_in_order(true);
@@ -94,6 +96,7 @@ std::string MpiComm::words(const Call& call) {
       return fmt::format("reduce_scatter of {} {} to {}", call.count, type(call.from), type(call.to));
     case Op::kAllGather: return fmt::format("all_gather of {} {}", call.count, type(call.from));
     case Op::kBroadcast: return fmt::format("broadcast of {} bytes of rank {}", call.count, call.root);
+    case Op::kLeave: return "leaving";
     default: return "barrier";
   }
 }
@@ -173,6 +176,12 @@ void MpiComm::exchange(const Call& call) {
   wait(0, words_end, call);
   for (size_t r = 0; r < ranks; ++r) {
     if (r == own || theirs_[r] == call) continue;
+    if (theirs_[r].op == Op::kLeave || call.op == Op::kLeave) {
+      const size_t gone = call.op == Op::kLeave ? own : r, waits = call.op == Op::kLeave ? r : own;
+      const Call& waiting = waits == own ? call : theirs_[r];
+      lose(fmt::format("rank {} has ended, and rank {} waits for it in call {}, {}", gone, waits,
+                       waiting.number, words(waiting)));
+    }
     const bool first = own < r;
     const Call &low = first ? call : theirs_[r], &high = first ? theirs_[r] : call;
     const std::string_view how =

@@ -50,7 +50,7 @@ class MpiComm final : public Comm {
 
  private:
   // What a rank is doing, sent along with all it sends. Ranks whose words differ do different things.
-  enum class Op : int32_t { kAllReduce, kAllGather, kReduceScatter, kBroadcast, kBarrier };
+  enum class Op : int32_t { kAllReduce, kAllGather, kReduceScatter, kBroadcast, kBarrier, kLeave };
   struct Call {
     uint64_t number;  // of this Comm, so that ranks that lag behind by one are told apart
     Op op;

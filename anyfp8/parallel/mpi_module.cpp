@@ -3,6 +3,7 @@
 #include <mpi.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "anyfp8/parallel/mpi_table.h"
@@ -98,6 +99,9 @@ extern "C" __attribute__((visibility("default"))) const Anyfp8MpiTable* anyfp8_m
     return nullptr;
   }
   if (initialized == 0) {
+    // Open MPI's reading of another process's memory is forbidden in many containers, and prints lines of its
+    // own when that process has died; through shared memory it does neither.
+    setenv("OMPI_MCA_btl_vader_single_copy_mechanism", "none", 0);
     const int code = MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &given);
     if (code != MPI_SUCCESS) {
       std::snprintf(why, why_bytes, "%s", said(code, "MPI_Init_thread"));
