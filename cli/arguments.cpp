@@ -1,6 +1,7 @@
 #include "cli/arguments.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <functional>
 #include <sstream>
 
@@ -47,9 +48,19 @@ void add_json(CLI::App& verb, bool& json) {
   verb.add_flag("--json", json, "One JSON object instead of text");
 }
 
+namespace {
+bool threads_given = false;
+}  // namespace
+
+bool threads_were_named() { return threads_given || std::getenv("ANYFP8_THREADS") != nullptr; }
+
 void add_threads(CLI::App& verb) {
   verb.add_option_function<int>(
-          "--threads", [](int count) { set_num_threads(count); },
+          "--threads",
+          [](int count) {
+            set_num_threads(count);
+            threads_given = true;
+          },
           "CPU threads (default: ANYFP8_THREADS, else all)")
       ->type_name("N")
       ->check(CLI::Range(1, 1024));

@@ -6,7 +6,6 @@
 #include <atomic>
 #include <chrono>
 #include <csignal>
-#include <cstdlib>
 #include <exception>
 #include <memory>
 #include <thread>
@@ -14,6 +13,7 @@
 #include "anyfp8/base/log.h"
 #include "anyfp8/base/threads.h"
 #include "anyfp8/parallel/launch.h"
+#include "cli/arguments.h"
 #include "cli/terminal.h"
 
 namespace anyfp8::cli {
@@ -55,7 +55,7 @@ void say_why_on_sigterm() {
 // them.
 void share_cores(const Launch& launch) {
   const auto all = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
-  if (std::getenv("ANYFP8_THREADS") != nullptr || num_threads() != all) return;
+  if (threads_were_named() || num_threads() != all) return;
   set_num_threads(std::max(1, all / launch.local_size));
 }
 
