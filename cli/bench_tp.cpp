@@ -264,7 +264,7 @@ class TpBench {
                      {"ranks", comm_.size()},
                      {"activations", dtype_name(arguments_.linear.in)},
                      {"command", arguments_.command}});
-      print_json(values);
+      print_json_line(values);
     }
     flush_out();
   }

@@ -174,11 +174,6 @@ std::string command_line() {
   return command;
 }
 
-void print_json_line(const nlohmann::json& value) {
-  write_out(value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
-  flush_out();
-}
-
 int run_bench(const Arguments& arguments) {
   const Device device = arguments.device.device();
   const bool cuda = on_cuda(arguments);
