@@ -79,8 +79,8 @@ Json comm_json(const Comm& comm) {
   return {{"engine", comm.name()},
           {"rank", comm.rank()},
           {"size", comm.size()},
-          {"device", comm.device().kind == DeviceKind::kCpu ? "cpu"
-                                                            : fmt::format("cuda:{}", comm.device().index)}};
+          {"device",
+           comm.device().kind == DeviceKind::kCpu ? "cpu" : fmt::format("cuda:{}", comm.device().index)}};
 }
 
 void give_range(IndexRange range, int64_t* begin, int64_t* end) {
@@ -100,24 +100,22 @@ int anyfp8_shard_range(int64_t extent, int32_t rank, int32_t size, int64_t* begi
 int anyfp8_weight_shard(const anyfp8_weight* weight, int32_t split, int32_t rank, int32_t size,
                         anyfp8_weight** shard) {
   return give(shard, "shard", [&] {
-    return new anyfp8_weight{
-        anyfp8::shard(need(weight, "weight").value, split_from_c(split), rank, size)};
+    return new anyfp8_weight{anyfp8::shard(need(weight, "weight").value, split_from_c(split), rank, size)};
   });
 }
 
 int anyfp8_weight_shard_merged(const anyfp8_weight* weight, const int64_t* part_rows, size_t count,
                                int32_t rank, int32_t size, anyfp8_weight** shard) {
   return give(shard, "shard", [&] {
-    return new anyfp8_weight{shard_merged(need(weight, "weight").value,
-                                          {&need(part_rows, "part_rows"), count}, rank, size)};
+    return new anyfp8_weight{
+        shard_merged(need(weight, "weight").value, {&need(part_rows, "part_rows"), count}, rank, size)};
   });
 }
 
 int anyfp8_weight_shard_qkv(const anyfp8_weight* weight, int64_t heads, int64_t kv_heads, int64_t head_dim,
                             int32_t rank, int32_t size, anyfp8_weight** shard) {
   return give(shard, "shard", [&] {
-    return new anyfp8_weight{
-        shard_qkv(need(weight, "weight").value, heads, kv_heads, head_dim, rank, size)};
+    return new anyfp8_weight{shard_qkv(need(weight, "weight").value, heads, kv_heads, head_dim, rank, size)};
   });
 }
 
@@ -136,8 +134,8 @@ int anyfp8_comm_open(const anyfp8_device* device, anyfp8_lost_callback on_lost, 
 
 int anyfp8_comm_adopt_nccl(const anyfp8_device* device, void* nccl_comm, anyfp8_comm** comm) {
   return give(comm, "comm", [&] {
-    return new anyfp8_comm{adopt_nccl_comm(need(device, "device").value,
-                                           &need(static_cast<char*>(nccl_comm), "nccl_comm"))};
+    return new anyfp8_comm{
+        adopt_nccl_comm(need(device, "device").value, &need(static_cast<char*>(nccl_comm), "nccl_comm"))};
   });
 }
 
@@ -244,17 +242,19 @@ int anyfp8_parallel_linear_apply(const anyfp8_parallel_linear* linear, const voi
     // The view of x is of memory that apply() only reads.
     const TensorView x_view{const_cast<void*>(x), config.in, column ? tokens : m, config.k, x_row_stride};
     const TensorView y_view{y, config.out, column ? m : tokens, layer.y_cols(), y_row_stride};
-    std::visit([&](const auto& each) { each.apply(x_view, y_view, Scratch{scratch, scratch_bytes},
-                                                  Stream{stream}); },
-               layer.value);
+    std::visit(
+        [&](const auto& each) {
+          each.apply(x_view, y_view, Scratch{scratch, scratch_bytes}, Stream{stream});
+        },
+        layer.value);
   });
 }
 
 int anyfp8_parallel_linear_workspace_bytes(const anyfp8_parallel_linear* linear, int64_t max_m,
                                            size_t* bytes) {
   return guarded([&] {
-    need(bytes, "bytes") =
-        std::visit([&](const auto& layer) { return layer.workspace_bytes(max_m); }, need(linear, "linear").value);
+    need(bytes, "bytes") = std::visit([&](const auto& layer) { return layer.workspace_bytes(max_m); },
+                                      need(linear, "linear").value);
   });
 }
 

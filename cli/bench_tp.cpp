@@ -134,8 +134,8 @@ class HostTpTimer : public TpTimer {
     };
     timed_call();
     const double first_us = largest_of_ranks(comm, timed_call());
-    const auto rounds = std::clamp(static_cast<int64_t>(seconds * 1e6 / std::max(first_us, 1.0)),
-                                   kLeastRounds, kMostRounds);
+    const auto rounds =
+        std::clamp(static_cast<int64_t>(seconds * 1e6 / std::max(first_us, 1.0)), kLeastRounds, kMostRounds);
     std::vector<double> us(static_cast<size_t>(rounds));
     for (double& each : us) each = timed_call();
     return median_of_slowest(comm, us);
@@ -173,7 +173,8 @@ class TpBench {
     if (comm_.rank() == 0) whole = std::make_unique<Pair>(*alone, up, down, options);
     Pair shared(comm_, up, down, options);
     std::vector<std::pair<int64_t, std::unique_ptr<Pair>>> in_parts;
-    const bool long_enough = *std::max_element(arguments_.tokens.begin(), arguments_.tokens.end()) >= kLeastOverlapped;
+    const bool long_enough =
+        *std::max_element(arguments_.tokens.begin(), arguments_.tokens.end()) >= kLeastOverlapped;
     if (comm_.size() > 1 && comm_.device().kind == DeviceKind::kCuda && long_enough) {
       for (const int64_t parts : {1, 2, 4}) {
         options.overlap_parts = parts;
@@ -181,8 +182,7 @@ class TpBench {
       }
     }
     for (const int64_t m : arguments_.tokens) {
-      const HostTensor x =
-          random_activations(m, shape.k, arguments_.linear.in, arguments_.linear.out).x;
+      const HostTensor x = random_activations(m, shape.k, arguments_.linear.in, arguments_.linear.out).x;
       double one_us = 0;
       if (whole) {
         whole->place(x, arguments_.linear.out);
@@ -191,10 +191,10 @@ class TpBench {
       }
       one_us = largest_of_ranks(comm_, one_us);  // the others wait here, and take no CPU
       shared.place(x, arguments_.linear.out);
-      const double gemm_us =
-          timer_->time(comm_, shared.copies(), arguments_.seconds,
-                       [&](size_t turn, Stream stream) { shared.multiply(turn, stream); });
-      const double reduce_us = comm_.size() > 1 ? all_reduce_us(m * shape.k, shared.sums(), arguments_.linear.out) : 0;
+      const double gemm_us = timer_->time(comm_, shared.copies(), arguments_.seconds,
+                                          [&](size_t turn, Stream stream) { shared.multiply(turn, stream); });
+      const double reduce_us =
+          comm_.size() > 1 ? all_reduce_us(m * shape.k, shared.sums(), arguments_.linear.out) : 0;
       const double us = timer_->time(comm_, shared.copies(), arguments_.seconds,
                                      [&](size_t turn, Stream stream) { shared.apply(turn, stream); });
       const double off = whole ? difference_of(shared.result(), whole->result()) : 0;
@@ -204,7 +204,12 @@ class TpBench {
         const double part_us =
             timer_->time(comm_, pair->copies(), arguments_.seconds,
                          [&pair = *pair](size_t turn, Stream stream) { pair.apply(turn, stream); });
-        row({{"type", "tp_overlap"}, {"n", shape.n}, {"k", shape.k}, {"m", m}, {"parts", parts}, {"us", part_us}},
+        row({{"type", "tp_overlap"},
+             {"n", shape.n},
+             {"k", shape.k},
+             {"m", m},
+             {"parts", parts},
+             {"us", part_us}},
             fmt::format("  in {} parts {:.1f} us", parts, part_us));
       }
       report(shape, scheme, m, one_us, gemm_us, reduce_us, us, off, shared.kernels(m));
@@ -259,7 +264,7 @@ class TpBench {
                      {"ranks", comm_.size()},
                      {"activations", dtype_name(arguments_.linear.in)},
                      {"command", arguments_.command}});
-      print_json(values);
+      print_json_line(values);
     }
     flush_out();
   }

@@ -24,7 +24,8 @@ class CudaTpTimer : public TpTimer {
     replay_us(comm, graph);
     const double all_us = largest_of_ranks(comm, replay_us(comm, graph));
     const double times = std::ceil(kReplayUs / std::max(all_us, 1.0));
-    const size_t calls = std::clamp(copies * static_cast<size_t>(times), copies, std::max(copies, kMostCalls));
+    const size_t calls =
+        std::clamp(copies * static_cast<size_t>(times), copies, std::max(copies, kMostCalls));
     if (calls > copies) graph = capture(copies, calls, queue);
     const double each_us = all_us / static_cast<double>(copies) * static_cast<double>(calls);
     std::vector<double> us(static_cast<size_t>(
@@ -76,8 +77,6 @@ class CudaTpTimer : public TpTimer {
 
 }  // namespace
 
-std::unique_ptr<TpTimer> cuda_tp_timer(const Device& device) {
-  return std::make_unique<CudaTpTimer>(device);
-}
+std::unique_ptr<TpTimer> cuda_tp_timer(const Device& device) { return std::make_unique<CudaTpTimer>(device); }
 
 }  // namespace anyfp8::cli

@@ -174,11 +174,6 @@ std::string command_line() {
   return command;
 }
 
-void print_json_line(const nlohmann::json& value) {
-  write_out(value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
-  flush_out();
-}
-
 int run_bench(const Arguments& arguments) {
   const Device device = arguments.device.device();
   const bool cuda = on_cuda(arguments);
@@ -288,9 +283,10 @@ void add_bench(CLI::App& app, Run& run) {
   add_threads(*verb);
   verb->add_flag("--peers", arguments->peers,
                  "Also oneDNN and OpenBLAS, on the same work in the same run; on CUDA always cuBLASLt");
-  verb->add_flag("--tp", arguments->tp,
-                 "Instead, the MLP k -> n -> k of each shape over the ranks that mpirun, srun or torchrun started: "
-                 "the products, the all-reduce, and both against one rank; --device cuda takes each rank's GPU")
+  verb->add_flag(
+          "--tp", arguments->tp,
+          "Instead, the MLP k -> n -> k of each shape over the ranks that mpirun, srun or torchrun started: "
+          "the products, the all-reduce, and both against one rank; --device cuda takes each rank's GPU")
       ->excludes("--kernel")
       ->excludes("--peers");
   verb->add_flag("--json", arguments->json, "One JSON object a row, a line each, instead of text");

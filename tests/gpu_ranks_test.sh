@@ -41,7 +41,7 @@ lost() {
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 base=$((20000 + RANDOM % 20000))
-gpus=$("$(program anyfp8)" devices --json | grep -o '"cuda:[0-9]*"' | sort -u | wc -l)
+gpus=$("$(program anyfp8)" devices --json | grep -o '"cuda:[0-9]*"' | sort -u | wc -l) || gpus=0
 if [[ $gpus == 0 ]]; then
   echo "gpu_ranks_test: SKIPPED, this machine has no GPU that CUDA can use"
   exit 0

@@ -17,8 +17,8 @@ namespace anyfp8 {
 std::unique_ptr<Comm> open_nccl_comm(const Device& device, std::unique_ptr<Watchdog> watchdog);
 
 // Comm on a communicator that somebody else opened with the NCCL of this process (an ncclComm_t, of a process
-// group of torch.distributed for one), and who goes on to own it: it outlives the Comm, and aborting it when a
-// rank is lost is its owner's work, as is keeping other calls on it in the same order on every rank.
+// group of torch.distributed for one), and who goes on to own it: it outlives the Comm, and aborting it when
+// a rank is lost is its owner's work, as is keeping other calls on it in the same order on every rank.
 ANYFP8_API std::unique_ptr<Comm> adopt_nccl_comm(const Device& device, void* nccl_comm);
 
 }  // namespace anyfp8

@@ -210,9 +210,9 @@ class NcclComm final : public Comm {
 
   void do_barrier(Stream stream) override {
     const Call call(*this, "barrier");
-    must(nccl_.all_reduce(barrier_.data(), barrier_.data(), 1, kNcclFloat32, kNcclSum, handle_,
-                          stream.handle),
-         "barrier");
+    must(
+        nccl_.all_reduce(barrier_.data(), barrier_.data(), 1, kNcclFloat32, kNcclSum, handle_, stream.handle),
+        "barrier");
   }
 
   // Of a communicator that came without a watchdog: over itself.
@@ -319,8 +319,8 @@ class NcclComm final : public Comm {
     copy_to_host(to, all.data(), all.bytes(), {});
   }
 
-  // On a thread of its own: a kernel of NCCL that waits for a dead rank ends when the communicator is aborted,
-  // and NCCL tells of errors only who asks.
+  // On a thread of its own: a kernel of NCCL that waits for a dead rank ends when the communicator is
+  // aborted, and NCCL tells of errors only who asks.
   void watch() {
     static_cast<void>(cudaSetDevice(device().index));
     std::unique_lock lock(watch_mutex_);
@@ -386,8 +386,7 @@ std::unique_ptr<Comm> adopt_nccl_comm(const Device& device, void* nccl_comm) {
   const auto handle = static_cast<NcclHandle>(nccl_comm);
   int rank = 0, size = 0, index = 0;
   if (handle == nullptr || nccl.comm_user_rank(handle, &rank) != kNcclSuccess ||
-      nccl.comm_count(handle, &size) != kNcclSuccess ||
-      nccl.comm_cu_device(handle, &index) != kNcclSuccess) {
+      nccl.comm_count(handle, &size) != kNcclSuccess || nccl.comm_cu_device(handle, &index) != kNcclSuccess) {
     throw fail(ErrorCode::kInvalidArgument, "{} is no communicator of the NCCL {} of this process", nccl_comm,
                nccl.version);
   }

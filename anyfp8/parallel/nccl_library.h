@@ -51,7 +51,8 @@ struct NcclLibrary {
 };
 
 // The process's NCCL, opened at the first call and kept: the libnccl.so.2 that is loaded already (torch's),
-// else the one that the dynamic linker finds. Error(kUnsupported) says what was looked for and what to install.
+// else the one that the dynamic linker finds. Error(kUnsupported) says what was looked for and what to
+// install.
 const NcclLibrary& nccl_library();
 
 // Whether `code`, as ncclGetVersion() gives it (22809), is a version with the functions above as declared.

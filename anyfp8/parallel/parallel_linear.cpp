@@ -206,7 +206,8 @@ void RowParallelLinear::apply_in_parts(const TensorView& x, const TensorView& y,
   const DeviceGuard guard(comm_->device());
   for (int64_t part = 0; part < parts; ++part) {
     constexpr int64_t kTokensOfTile = 128;
-    const IndexRange rows = static_split(x.rows, kTokensOfTile, static_cast<int>(part), static_cast<int>(parts));
+    const IndexRange rows =
+        static_split(x.rows, kTokensOfTile, static_cast<int>(part), static_cast<int>(parts));
     if (rows.begin == rows.end) continue;
     const TensorView products = rows_of(y, rows);
     linear_.apply(rows_of(x, rows), products, scratch, stream);

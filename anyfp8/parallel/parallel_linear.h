@@ -28,8 +28,8 @@ struct ParallelOptions {
   // of y first, which is half of the bytes to send where that has 16 bits. Absent: f32 on CPUs; the type of y
   // on CUDA devices, whose fast kernels write no f32.
   std::optional<bool> reduce_in_f32 = {};
-  // RowParallelLinear on a GPU: so many parts of m, the sums of one travel while the next is multiplied. 0: as
-  // many as pay (overlap_plan.h).
+  // RowParallelLinear on a GPU: so many parts of m, the sums of one travel while the next is multiplied. 0:
+  // as many as pay (overlap_plan.h).
   int64_t overlap_parts = 0;
 };
 
