@@ -13,35 +13,7 @@
 #include <utility>
 #include <vector>
 
-#include "anyfp8/anyfp8.h"
-#include "anyfp8/base/text.h"
-#include "anyfp8/c_api_json.h"
-
-struct anyfp8_device {
-  anyfp8::Device value;
-};
-struct anyfp8_checkpoint {
-  explicit anyfp8_checkpoint(anyfp8::Checkpoint opened) : value(std::move(opened)) {}
-  anyfp8::Checkpoint value;
-  // Found at the first use: it may have to look at every tensor, or not exist.
-  const anyfp8::Format* format() const {
-    std::call_once(once_, [this] { format_ = anyfp8::find_format(value); });
-    return format_;
-  }
-
- private:
-  mutable std::once_flag once_;
-  mutable const anyfp8::Format* format_ = nullptr;
-};
-struct anyfp8_weight {
-  anyfp8::Fp8Weight value;
-};
-struct anyfp8_linear {
-  anyfp8::Linear value;
-};
-struct anyfp8_workspace {
-  anyfp8::Workspace value;
-};
+#include "anyfp8/c_api_arguments.h"
 
 namespace anyfp8 {
 namespace {
@@ -65,113 +37,14 @@ static_assert(ANYFP8_POLICY_ACCURACY == 1 + static_cast<int>(Policy::kAccuracy))
 static_assert(ANYFP8_POLICY_SPEED == 1 + static_cast<int>(Policy::kSpeed));
 static_assert(ANYFP8_POLICY_INVARIANT == 1 + static_cast<int>(Policy::kInvariant));
 
-std::string& last_error() {
-  static thread_local std::string message;
-  return message;
-}
-
-int failed(int code, const char* message) noexcept {
-  try {
-    last_error() = message;
-  } catch (...) {  // no memory for the text: an empty one, the code still says what happened
-    last_error().clear();
-  }
-  return code;
-}
-
-// Runs the body of one function of the C ABI; what it throws becomes the code and the message.
-template <typename Body>
-int guarded(Body&& body) noexcept {
-  try {
-    body();
-    return ANYFP8_OK;
-  } catch (const Error& e) {
-    return failed(1 + static_cast<int>(e.code()), e.what());
-  } catch (const std::bad_alloc&) {
-    return failed(ANYFP8_OUT_OF_MEMORY, "there is not enough memory for this call");
-  } catch (const std::exception& e) {
-    return failed(ANYFP8_INTERNAL, e.what());
-  } catch (...) {
-    return failed(ANYFP8_INTERNAL, "an exception of an unknown type was thrown inside anyfp8");
-  }
-}
-
-template <typename T>
-T& need(T* argument, std::string_view name) {
-  if (argument == nullptr) throw fail(ErrorCode::kInvalidArgument, "the argument `{}` is NULL", name);
-  return *argument;
-}
-
-// A function whose result is *result = make(), or NULL when that throws.
-template <typename T, typename Make>
-int give(T** result, std::string_view name, Make&& make) noexcept {
-  return guarded([&] {
-    need(result, name) = nullptr;
-    *result = make();
-  });
-}
-
-// Text that anyfp8_string_free() frees.
-char* new_text(std::string_view text) {
-  char* copy = static_cast<char*>(std::malloc(text.size() + 1));
-  if (copy == nullptr) throw std::bad_alloc();
-  std::memcpy(copy, text.data(), text.size());
-  copy[text.size()] = '\0';
-  return copy;
-}
-
-// A path or name that is not UTF-8 must not make a description fail.
-char* new_json(const Json& json) {
-  return new_text(json.dump(-1, ' ', false, Json::error_handler_t::replace));
-}
-
-// Sizes of the structs as they were first published. The smallest that a caller can have.
+// The size of anyfp8_layer as it was first published. The smallest that a caller can have.
 constexpr size_t kFirstLayerBytes = 64;
-constexpr size_t kFirstOptionsBytes = 48;
-
-// A struct of the caller in the form of this library: a shorter one, of an older header, is filled up with
-// zeros; a longer one is taken as long as it asks for nothing this library does not know.
-template <typename Struct>
-Struct read_struct(const Struct* given, size_t first_bytes, std::string_view name) {
-  const size_t bytes = need(given, name).struct_size;
-  if (bytes < first_bytes || bytes > 4096) {
-    throw fail(ErrorCode::kInvalidArgument,
-               "{}.struct_size is {}; set it to the sizeof of its type, {} bytes", name, bytes,
-               sizeof(Struct));
-  }
-  const auto* raw = reinterpret_cast<const unsigned char*>(given);
-  for (size_t i = sizeof(Struct); i < bytes; ++i) {
-    if (raw[i] != 0) {
-      throw fail(ErrorCode::kUnsupported, "byte {} of `{}` is set, a member that anyfp8 {} does not have yet",
-                 i, name, ANYFP8_VERSION);
-    }
-  }
-  Struct result{};
-  std::memcpy(&result, given, std::min(bytes, sizeof(Struct)));
-  return result;
-}
-
-DType dtype_from_c(int32_t code, std::string_view name) {
-  if (code < ANYFP8_F64 || code > ANYFP8_E8M0) {
-    throw fail(ErrorCode::kInvalidArgument,
-               "{} = {} is no element type; see ANYFP8_F32 and the others in c_api.h", name, code);
-  }
-  return static_cast<DType>(code - 1);
-}
-
-DType dtype_or(int32_t code, DType preset, std::string_view name) {
-  return code == 0 ? preset : dtype_from_c(code, name);
-}
 
 void check_extents(int64_t n, int64_t k) {
   constexpr int64_t kMax = std::numeric_limits<int32_t>::max();  // n * k of 4 bytes each fits a size_t
   if (n < 1 || k < 1 || n > kMax || k > kMax) {
     throw fail(ErrorCode::kInvalidArgument, "n = {} and k = {}: both must be from 1 to {}", n, k, kMax);
   }
-}
-
-void need_zero(int32_t value, std::string_view name) {
-  if (value != 0) throw fail(ErrorCode::kInvalidArgument, "{} = {}; it must be 0", name, value);
 }
 
 QuantScheme scheme_from_c(const anyfp8_layer& layer) {
@@ -210,42 +83,6 @@ QuantScheme scheme_from_c(const anyfp8_layer& layer) {
                  .source = layer.activation == 1 ? ScaleSource::kStored : ScaleSource::kDynamic};
   }
   return scheme;
-}
-
-struct CreateOptions {
-  LinearOptions linear;
-  SelectOptions select;
-};
-
-CreateOptions options_from_c(const anyfp8_linear_options* given) {
-  const anyfp8_linear_options options =
-      given == nullptr ? anyfp8_linear_options{} : read_struct(given, kFirstOptionsBytes, "options");
-  CreateOptions result{{}, SelectOptions::from_environment(options.tune_cache == nullptr)};
-  result.linear.in = dtype_or(options.in_dtype, DType::kBF16, "in_dtype");
-  result.linear.out = dtype_or(options.out_dtype, DType::kBF16, "out_dtype");
-  if (options.policy < ANYFP8_POLICY_DEFAULT || options.policy > ANYFP8_POLICY_INVARIANT) {
-    throw fail(ErrorCode::kInvalidArgument, "policy = {}; 0 is the default, 1 accuracy, 2 speed, 3 invariant",
-               options.policy);
-  }
-  if (options.policy != ANYFP8_POLICY_DEFAULT) result.linear.policy = static_cast<Policy>(options.policy - 1);
-  if (options.tune_cache != nullptr && *options.tune_cache != '\0')
-    result.select.tuned = std::make_shared<const TuneTable>(read_tune_table(options.tune_cache));
-  if (options.force != nullptr) result.select.force = options.force;
-  if (options.ignore_build != 0 && options.ignore_build != 1) {
-    throw fail(ErrorCode::kInvalidArgument, "options.ignore_build = {}; it is 0 or 1", options.ignore_build);
-  }
-  result.select.ignore_build = options.ignore_build == 1;
-  if (options.disable == nullptr && options.disable_count != 0) {
-    throw fail(ErrorCode::kInvalidArgument, "options.disable is NULL and disable_count {}",
-               options.disable_count);
-  }
-  if (options.disable != nullptr) {
-    result.select.disable.clear();
-    for (size_t i = 0; i < options.disable_count; ++i) {
-      result.select.disable.emplace_back(&need(options.disable[i], "options.disable[i]"));
-    }
-  }
-  return result;
 }
 
 Selection select_from_c(const anyfp8_device* device, const anyfp8_layer* given,

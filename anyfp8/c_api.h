@@ -73,6 +73,8 @@ typedef struct anyfp8_checkpoint anyfp8_checkpoint;
 typedef struct anyfp8_weight anyfp8_weight;
 typedef struct anyfp8_linear anyfp8_linear;
 typedef struct anyfp8_workspace anyfp8_workspace;
+typedef struct anyfp8_comm anyfp8_comm;
+typedef struct anyfp8_parallel_linear anyfp8_parallel_linear;
 
 // ---- The process
 
@@ -295,6 +297,131 @@ ANYFP8_API int anyfp8_workspace_create(const anyfp8_device* device, anyfp8_works
 ANYFP8_API int anyfp8_workspace_reserve(anyfp8_workspace* workspace, size_t bytes);
 ANYFP8_API int anyfp8_workspace_bytes(const anyfp8_workspace* workspace, size_t* bytes);
 ANYFP8_API void anyfp8_workspace_free(anyfp8_workspace* workspace);
+
+// ---- Weights shared out over ranks
+
+// How a layer is split over the ranks of a Comm.
+enum {
+  ANYFP8_SPLIT_COLUMN = 1,  // along n: a rank computes some of the outputs, from all of x
+  ANYFP8_SPLIT_ROW = 2,     // along k: a rank has some of x, and the outputs are sums over the ranks
+};
+
+// What rank `rank` of `size` gets of n or k: [begin, end), in the order of ranks, nobody nothing. A function
+// of the extent and the size alone, so the outputs of a column split are the inputs of the row split after
+// it.
+ANYFP8_API int anyfp8_shard_range(int64_t extent, int32_t rank, int32_t size, int64_t* begin, int64_t* end);
+
+// A rank's part of a weight; the scales keep their values, and groups that are cut become finer. Columns are
+// not copied. The bias goes with the outputs; of a row split rank 0 has it, so that the sum has it once.
+ANYFP8_API int anyfp8_weight_shard(const anyfp8_weight* weight, int32_t split, int32_t rank, int32_t size,
+                                   anyfp8_weight** shard);
+
+// ANYFP8_SPLIT_COLUMN of a weight that is `count` stacked along n (gate/up), split part by part; part_rows
+// are their outputs, which add up to n.
+ANYFP8_API int anyfp8_weight_shard_merged(const anyfp8_weight* weight, const int64_t* part_rows, size_t count,
+                                          int32_t rank, int32_t size, anyfp8_weight** shard);
+
+// ANYFP8_SPLIT_COLUMN of fused q/k/v, [(heads + 2 kv_heads) head_dim, k]: whole kv heads with all their q
+// heads, and where there are fewer kv heads than ranks, each on several of them.
+ANYFP8_API int anyfp8_weight_shard_qkv(const anyfp8_weight* weight, int64_t heads, int64_t kv_heads,
+                                       int64_t head_dim, int32_t rank, int32_t size, anyfp8_weight** shard);
+
+// ---- Ranks
+
+// Called once when a rank is lost, from a thread of the library's; it may end the process.
+typedef void (*anyfp8_lost_callback)(const char* reason, void* user);
+
+// The ranks that this process was launched with (mpirun, srun or torchrun; started alone it is one), on
+// `device`: MPI on a CPU, NCCL on GPUs, where each rank has its own. All ranks call it, and all functions
+// that take the Comm, in the same order. A rank that dies or does something else makes the calls of all
+// others fail with ANYFP8_IO and its number; work that waits for it on a GPU ends, with worthless results.
+// on_lost may be NULL; `user` is handed through.
+ANYFP8_API int anyfp8_comm_open(const anyfp8_device* device, anyfp8_lost_callback on_lost, void* user,
+                                anyfp8_comm** comm);
+
+// A Comm on an ncclComm_t of somebody else's, of torch.distributed for one, made with the libnccl.so.2 of
+// this process. It must outlive the Comm and its layers; its owner watches over it.
+ANYFP8_API int anyfp8_comm_adopt_nccl(const anyfp8_device* device, void* nccl_comm, anyfp8_comm** comm);
+
+// {"engine": "mpi" | "nccl" | "self", "rank", "size", "device"}
+ANYFP8_API int anyfp8_comm_json(const anyfp8_comm* comm, char** json);
+ANYFP8_API int anyfp8_comm_rank(const anyfp8_comm* comm, int32_t* rank, int32_t* size);
+
+// ANYFP8_IO once a rank is lost: to be asked after waiting for a GPU's stream.
+ANYFP8_API int anyfp8_comm_check(const anyfp8_comm* comm);
+
+// Scratch that suffices for calls on up to `count` elements (of all ranks) of these types.
+ANYFP8_API int anyfp8_comm_scratch_bytes(const anyfp8_comm* comm, int64_t count, int32_t from_dtype,
+                                         int32_t to_dtype, size_t* bytes);
+
+// Collectives on contiguous memory of the Comm's device. On a CPU done when they return, on a GPU queued on
+// `stream`, also into a graph that is being captured. `scratch` may be NULL where its size is 0.
+//   all_reduce      to[i] = the sum over the ranks of from[i]; `to` may be `from` where the types are one
+//   all_gather      every rank's counts[rank] elements one after the other, on all ranks
+//   reduce_scatter  the sum over the ranks of from[sum of counts], of which rank r gets its counts[r]
+//   elements broadcast       bytes of rank `root` barrier         nobody comes out before all came in (on a
+//   GPU: no stream)
+// Types are ANYFP8_F32, _BF16 or _F16; counts has an entry for each rank.
+ANYFP8_API int anyfp8_comm_all_reduce(anyfp8_comm* comm, const void* from, int32_t from_dtype, void* to,
+                                      int32_t to_dtype, int64_t count, void* scratch, size_t scratch_bytes,
+                                      void* stream);
+ANYFP8_API int anyfp8_comm_all_gather(anyfp8_comm* comm, const void* from, void* to, int32_t dtype,
+                                      const int64_t* counts, void* scratch, size_t scratch_bytes,
+                                      void* stream);
+ANYFP8_API int anyfp8_comm_reduce_scatter(anyfp8_comm* comm, const void* from, int32_t from_dtype, void* to,
+                                          int32_t to_dtype, const int64_t* counts, void* scratch,
+                                          size_t scratch_bytes, void* stream);
+ANYFP8_API int anyfp8_comm_broadcast(anyfp8_comm* comm, void* data, size_t bytes, int32_t root, void* stream);
+ANYFP8_API int anyfp8_comm_barrier(anyfp8_comm* comm, void* stream);
+
+// With the last of the layers made with it gone too, says goodbye and waits for the other ranks to do so.
+ANYFP8_API void anyfp8_comm_free(anyfp8_comm* comm);
+
+// ---- Layers that lie on several ranks
+
+// Set struct_size to sizeof(anyfp8_parallel_options) and everything else to zero, then what should differ.
+typedef struct anyfp8_parallel_options {
+  size_t struct_size;
+  int32_t split;  // ANYFP8_SPLIT_*; never 0
+  // 1: between a row split and a column split a rank has some of the tokens (anyfp8_token_range()), which the
+  // column split gathers and the row split scatters.
+  int32_t sequence_parallel;
+  int32_t gather_output;  // 1, of a column split: y has all outputs, on every rank
+  // Of a row split. 1: products are summed as f32 and rounded once; 2: each is rounded to y's type first; 0:
+  // as f32 on CPUs, in y's type on GPUs, whose fast kernels write no f32.
+  int32_t reduce;
+} anyfp8_parallel_options;
+
+// The tokens of m that a rank has in the sequence parallel form.
+ANYFP8_API int anyfp8_token_range(int64_t m, int32_t rank, int32_t size, int64_t* begin, int64_t* end);
+
+// As anyfp8_linear_create(), of this rank's shard of the weight, on the Comm's device; all ranks call it.
+// ANYFP8_INVALID_ARGUMENT on every rank when the shards are not of one layer.
+ANYFP8_API int anyfp8_parallel_linear_create(anyfp8_comm* comm, const anyfp8_weight* shard,
+                                             const anyfp8_parallel_options* parallel,
+                                             const anyfp8_linear_options* options, void* stream,
+                                             anyfp8_parallel_linear** linear);
+
+// All ranks call it with the same m, the number of tokens of all ranks together.
+//   column  x [m, k], sequence parallel [tokens of this rank, k]; y [m, n of this rank], gathered [m, n]
+//   row     x [m, k of this rank]; y [m, n], sequence parallel [tokens of this rank, n]
+// Row r of x begins x_row_stride * r elements after x; rows of a row split's y follow each other without
+// gaps. scratch: at least anyfp8_parallel_linear_workspace_bytes(m) on the device, at a multiple of 64 bytes,
+// of this call's until its work is done. Neither allocates nor synchronises on a GPU, and may be captured in
+// a graph.
+ANYFP8_API int anyfp8_parallel_linear_apply(const anyfp8_parallel_linear* linear, const void* x,
+                                            int64_t x_row_stride, void* y, int64_t y_row_stride, int64_t m,
+                                            void* scratch, size_t scratch_bytes, void* stream);
+ANYFP8_API int anyfp8_parallel_linear_workspace_bytes(const anyfp8_parallel_linear* linear, int64_t max_m,
+                                                      size_t* bytes);
+
+// The columns of x and y on this rank.
+ANYFP8_API int anyfp8_parallel_linear_shape(const anyfp8_parallel_linear* linear, int64_t* x_cols,
+                                            int64_t* y_cols);
+// The plan of this rank's layer, as of anyfp8_select_text().
+ANYFP8_API int anyfp8_parallel_linear_explain(const anyfp8_parallel_linear* linear, char** text);
+ANYFP8_API int anyfp8_parallel_linear_resident_bytes(const anyfp8_parallel_linear* linear, size_t* bytes);
+ANYFP8_API void anyfp8_parallel_linear_free(anyfp8_parallel_linear* linear);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -1,11 +1,13 @@
 #include "cli/arguments.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <functional>
 #include <sstream>
 
 #include "anyfp8/base/text.h"
 #include "anyfp8/base/threads.h"
+#include "anyfp8/parallel/launch.h"
 
 namespace anyfp8::cli {
 namespace {
@@ -46,9 +48,19 @@ void add_json(CLI::App& verb, bool& json) {
   verb.add_flag("--json", json, "One JSON object instead of text");
 }
 
+namespace {
+bool threads_given = false;
+}  // namespace
+
+bool threads_were_named() { return threads_given || std::getenv("ANYFP8_THREADS") != nullptr; }
+
 void add_threads(CLI::App& verb) {
   verb.add_option_function<int>(
-          "--threads", [](int count) { set_num_threads(count); },
+          "--threads",
+          [](int count) {
+            set_num_threads(count);
+            threads_given = true;
+          },
           "CPU threads (default: ANYFP8_THREADS, else all)")
       ->type_name("N")
       ->check(CLI::Range(1, 1024));
@@ -56,7 +68,10 @@ void add_threads(CLI::App& verb) {
 
 void add_device(CLI::App& verb, DeviceChoice& choice, bool allow_absent) {
   const auto parse = [&choice, allow_absent](const std::string& spelled) {
-    const std::string name = CLI::detail::to_lower(spelled);
+    std::string name = CLI::detail::to_lower(spelled);
+    // Of several ranks each has its own.
+    if (name == "cuda")
+      name = checked("--device", [] { return fmt::format("cuda:{}", launch_from_environment().local_rank); });
     choice.named = checked("--device", [&] { return device_from_name(name); });
     const std::vector<std::string> absent = virtual_device_names();
     choice.present = std::find(absent.begin(), absent.end(), name) == absent.end();
@@ -67,7 +82,7 @@ void add_device(CLI::App& verb, DeviceChoice& choice, bool allow_absent) {
   };
   verb.add_option_function<std::string>("--device", parse,
                                         allow_absent ? "cpu, sm_86, cpu:avx2, ...: it need not be here"
-                                                     : "cpu, or a device of `anyfp8 devices`")
+                                                     : "cpu, cuda, or a device of `anyfp8 devices`")
       ->type_name("NAME")
       ->default_str("cpu");
 }

@@ -21,6 +21,7 @@ CLI::App* add_verb(CLI::App& app, const std::string& name, const std::string& su
 void add_model(CLI::App& verb, std::filesystem::path& model);
 void add_json(CLI::App& verb, bool& json);
 void add_threads(CLI::App& verb);  // sets the library's thread count
+bool threads_were_named();         // by --threads or ANYFP8_THREADS
 
 struct DeviceChoice {
   std::optional<Device> named;

@@ -1,8 +1,9 @@
-// What a build without CUDA has in place of bench_methods_cuda.cpp.
+// What a build without CUDA has in place of bench_methods_cuda.cpp and bench_tp_cuda.cpp.
 #ifndef ANYFP8_HAVE_CUDA
 
 #include "anyfp8/base/text.h"
 #include "cli/bench_cuda.h"
+#include "cli/bench_tp.h"
 
 namespace anyfp8::cli {
 namespace {
@@ -20,6 +21,7 @@ BenchMethods cuda_w8a8_methods(const Linear&, const Fp8Weight&) { throw no_cuda(
 std::string cuda_peers_text() { throw no_cuda(); }
 std::unique_ptr<BenchMethod> cuda_read_method(const Device&) { throw no_cuda(); }
 std::unique_ptr<BenchMethod> cuda_peak_method(const Device&, DType) { throw no_cuda(); }
+std::unique_ptr<TpTimer> cuda_tp_timer(const Device&) { throw no_cuda(); }
 
 }  // namespace anyfp8::cli
 

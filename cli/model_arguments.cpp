@@ -32,6 +32,8 @@ void report(const ModelArguments& arguments, const Model& model, double seconds)
             styled(Style::kBold, printable(arguments.path.string()), stderr), model.config().architecture,
             count_text(static_cast<double>(model.linear_parameters())),
             dtype_name(arguments.options.activations), num_threads(), num_threads() == 1 ? "" : "s");
+  if (const Comm* comm = arguments.options.comm; comm != nullptr && comm->size() > 1)
+    print_err("rank 0 of {}, by {}; these are the numbers of this rank\n", comm->size(), comm->name());
   if (arguments.options.emulate_w8a8)
     print_err("activations are rounded as W8A8 kernels do, where the checkpoint asks for it\n");
   print_err("{}", (verbosity() > 0 ? selections_text : selections_summary)(planned, stderr));

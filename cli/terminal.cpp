@@ -64,6 +64,11 @@ void write_err(std::string_view text) {
   std::fflush(stderr);
 }
 
+void print_json_line(const nlohmann::json& value) {
+  write_out(value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+  flush_out();
+}
+
 void print_json(const nlohmann::json& value) {
   write_out(value.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
   write_out("\n");

@@ -36,6 +36,7 @@ void print_err(fmt::format_string<Args...> text, Args&&... args) {
 
 // One JSON object and a newline on stdout; bytes that are not UTF-8 (paths may have them) become U+FFFD.
 void print_json(const nlohmann::json& value);
+void print_json_line(const nlohmann::json& value);  // on one line, and at once
 // The same with one more member, a list of `count` rows that are made and written one at a time: a checkpoint
 // can have more layers than there should be memory for.
 void print_json(const nlohmann::json& head, std::string_view list, size_t count,

@@ -20,6 +20,7 @@
 #include "cli/bench_peers.h"
 #include "cli/bench_report.h"
 #include "cli/bench_rounds.h"
+#include "cli/bench_tp.h"
 #include "cli/bench_weights.h"
 #include "cli/shape_arguments.h"
 #include "cli/terminal.h"
@@ -36,7 +37,7 @@ struct Arguments {
   std::vector<std::string> schemes{"channel"};
   LinearOptions linear;
   double seconds = 0.5;
-  bool peers = false, json = false;
+  bool peers = false, json = false, tp = false;
   std::string command;  // this program's command line
 };
 
@@ -172,11 +173,6 @@ std::string command_line() {
   return command;
 }
 
-void print_json_line(const nlohmann::json& value) {
-  write_out(value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
-  flush_out();
-}
-
 int run_bench(const Arguments& arguments) {
   const Device device = arguments.device.device();
   const bool cuda = on_cuda(arguments);
@@ -232,6 +228,17 @@ int run_bench(const Arguments& arguments) {
   return 0;
 }
 
+int run_tp(const Arguments& arguments) {
+  return run_tp_bench({.device = arguments.device.device(),
+                       .shapes = arguments.shapes,
+                       .tokens = arguments.tokens,
+                       .schemes = arguments.schemes,
+                       .linear = arguments.linear,
+                       .seconds = arguments.seconds,
+                       .json = arguments.json,
+                       .command = arguments.command});
+}
+
 }  // namespace
 
 void add_bench(CLI::App& app, Run& run) {
@@ -276,6 +283,12 @@ void add_bench(CLI::App& app, Run& run) {
   add_threads(*verb);
   verb->add_flag("--peers", arguments->peers,
                  "Also oneDNN and OpenBLAS, on the same work in the same run; on CUDA always cuBLASLt");
+  verb->add_flag(
+          "--tp", arguments->tp,
+          "Instead, the MLP k -> n -> k of each shape over the ranks that mpirun, srun or torchrun started: "
+          "the products, the all-reduce, and both against one rank; --device cuda takes each rank's GPU")
+      ->excludes("--kernel")
+      ->excludes("--peers");
   verb->add_flag("--json", arguments->json, "One JSON object a row, a line each, instead of text");
   verb->callback([arguments, &run] {
     if (on_cuda(*arguments)) {
@@ -292,7 +305,7 @@ void add_bench(CLI::App& app, Run& run) {
     drop_repeats(arguments->kernels);
     drop_repeats(arguments->schemes);
     arguments->command = command_line();  // here, since -v will set ANYFP8_LOG
-    run = [arguments] { return run_bench(*arguments); };
+    run = [arguments] { return arguments->tp ? run_tp(*arguments) : run_bench(*arguments); };
   });
 }
 

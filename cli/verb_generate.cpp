@@ -4,6 +4,7 @@
 #include "anyfp8/model/generate.h"
 #include "cli/arguments.h"
 #include "cli/model_arguments.h"
+#include "cli/ranks.h"
 #include "cli/terminal.h"
 #include "cli/verbs.h"
 
@@ -28,6 +29,14 @@ struct Arguments {
   GenerateOptions generate;
 };
 
+// What the ranks must have in common so that each samples the same token.
+std::string request_text(const Arguments& arguments) {
+  const SamplerOptions& sampler = arguments.generate.sampler;
+  return fmt::format("--prompt {:?} --max-tokens {} --temperature {} --top-k {} --top-p {} --seed {}{}",
+                     arguments.prompt, arguments.generate.max_tokens, sampler.temperature, sampler.top_k,
+                     sampler.top_p, sampler.seed, arguments.generate.ignore_eos ? " --ignore-eos" : "");
+}
+
 void report(const GenerateStats& stats, size_t weight_bytes) {
   const auto rate = [](int64_t tokens, double seconds) {
     return tokens > 0 && seconds > 0 ? fmt::format("{:.1f} tokens/s", static_cast<double>(tokens) / seconds)
@@ -48,7 +57,12 @@ void report(const GenerateStats& stats, size_t weight_bytes) {
             bytes * static_cast<double>(stats.decode_steps) / stats.decode_seconds * 1e-9);
 }
 
-int run_generate(const Arguments& arguments) {
+// Rank 0 writes the text; the others compute it too, and stop where it does.
+int run_on(Comm& comm, Arguments arguments) {
+  const bool first = comm.rank() == 0;
+  arguments.model.options.comm = &comm;
+  if (!first) arguments.model.quiet = true;
+  comm.agree("request", request_text(arguments));
   OpenedModel opened =
       open_model(arguments.model, [&](const Tokenizer& tokenizer, const ModelConfig& config) {
         check_request(config, static_cast<int64_t>(tokenizer.encode(arguments.prompt).size()),
@@ -60,12 +74,14 @@ int run_generate(const Arguments& arguments) {
   if (watched) print_err("{}", styled(Style::kDim, printable(arguments.prompt), stderr));
   end_on_interrupt();
   const GenerateStats stats = generate(opened.model, opened.tokenizer, arguments.prompt, arguments.generate,
-                                       [](std::string_view text) {
-                                         write_out(text);
-                                         flush_out();
-                                         return interrupted == 0;
+                                       [&](std::string_view text) {
+                                         if (first) write_out(text);
+                                         if (first) flush_out();
+                                         auto go_on = static_cast<char>(interrupted == 0);
+                                         comm.broadcast(&go_on, 1, 0);
+                                         return go_on != 0;
                                        });
-  if (is_terminal(stdout)) {
+  if (first && is_terminal(stdout)) {
     write_out("\n");
     flush_out();
   }
@@ -73,7 +89,11 @@ int run_generate(const Arguments& arguments) {
     print_err("\n");
     report(stats, opened.model.linear_bytes());
   }
-  return interrupted != 0 ? kInterrupted : 0;
+  return stats.stop == StopReason::kCaller ? kInterrupted : 0;
+}
+
+int run_generate(const Arguments& arguments) {
+  return on_ranks(cpu_device(), [&](Comm& comm) { return run_on(comm, arguments); });
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 
 #include "cli/arguments.h"
 #include "cli/model_arguments.h"
+#include "cli/ranks.h"
 #include "cli/terminal.h"
 #include "cli/verbs.h"
 
@@ -52,10 +53,16 @@ std::vector<int> first_ids(const Tokenizer& tokenizer, const std::filesystem::pa
   }
 }
 
-int run_perplexity(const Arguments& arguments) {
+// Rank 0 prints the result, which all of them compute.
+int run_on(Comm& comm, Arguments arguments) {
+  arguments.model.options.comm = &comm;
+  if (comm.rank() != 0) arguments.model.quiet = true;
   OpenedModel opened = open_model(arguments.model);
   // Each target is predicted from the token before it: one id more than targets.
   const std::vector<int> ids = first_ids(opened.tokenizer, arguments.file, arguments.tokens + 1);
+  const std::string_view id_bytes(reinterpret_cast<const char*>(ids.data()), ids.size() * sizeof(int));
+  comm.agree("request", fmt::format("--window {} over {} tokens ({:x})", arguments.window, ids.size(),
+                                    std::hash<std::string_view>{}(id_bytes)));
   PerplexityResult result;
   {
     ProgressBar bar("perplexity", 1, !arguments.model.quiet);
@@ -67,6 +74,7 @@ int run_perplexity(const Arguments& arguments) {
     });
   }
   const double rate = result.seconds > 0 ? static_cast<double>(result.targets) / result.seconds : 0;
+  if (comm.rank() != 0) return 0;
   if (arguments.json) {
     print_json({{"schema_version", 1},
                 {"model", arguments.model.path.string()},
@@ -83,6 +91,10 @@ int run_perplexity(const Arguments& arguments) {
               arguments.window, rate);
   }
   return 0;
+}
+
+int run_perplexity(const Arguments& arguments) {
+  return on_ranks(cpu_device(), [&](Comm& comm) { return run_on(comm, arguments); });
 }
 
 }  // namespace

@@ -17,21 +17,28 @@ target_sources(anyfp8 PUBLIC FILE_SET HEADERS BASE_DIRS ${PROJECT_SOURCE_DIR} FI
   anyfp8/checkpoint/checkpoint.h
   anyfp8/checkpoint/writer.h
   anyfp8/device/device.h
+  anyfp8/device/side_stream.h
   anyfp8/kernels/kernel.h
   anyfp8/kernels/plugin.h
   anyfp8/kernels/select.h
   anyfp8/kernels/tune_table.h
   anyfp8/linear/linear.h
   anyfp8/linear/workspace.h
+  anyfp8/parallel/comm.h
+  anyfp8/parallel/parallel_linear.h
   anyfp8/scheme/format.h
   anyfp8/scheme/fp8_weight.h
   anyfp8/scheme/merge.h
   anyfp8/scheme/quant_scheme.h
-  anyfp8/scheme/quantize.h)
+  anyfp8/scheme/quantize.h
+  anyfp8/scheme/shard.h)
 
 install(TARGETS anyfp8 EXPORT anyfp8Targets
   LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
   FILE_SET HEADERS DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+if(TARGET anyfp8_mpi)
+  install(TARGETS anyfp8_mpi LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+endif()
 if(ANYFP8_CLI)
   install(TARGETS anyfp8_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endif()

@@ -183,6 +183,20 @@ TEST_F(BenchTest, JsonIsOneObjectALine) {
             (std::map<std::string, int>{{"kernel", 3}, {"read", 3}, {"mean", 3}}));
 }
 
+TEST_F(BenchTest, ThePairOfAnMlpIsMeasuredOnTheRanksThereAre) {
+  const std::vector<json> measured = rows({"--tp", "--shape", "96x64", "--m", "1,3"});
+  ASSERT_EQ(measured.size(), 2U);
+  for (const json& row : measured) {
+    EXPECT_EQ(row["type"], "tp_pair");
+    EXPECT_EQ(row["ranks"], 1);
+    EXPECT_EQ(row["engine"], "self");
+    EXPECT_GT(row["us"], 0) << row;
+    EXPECT_EQ(row["relative_difference"], 0) << row;
+  }
+  const Outcome refused = run({"bench", "--tp", "--peers"});
+  EXPECT_EQ(refused.exit_code, 2);
+}
+
 TEST_F(BenchTest, WhatIsGivenTwiceIsMeasuredOnce) {
   EXPECT_EQ(count_types(rows({"--shape", "64x64", "--shape", "64x64", "--m", "1,3,1", "--scheme",
                               "channel,channel", "--kernel", "cpu_reference,cpu_reference"})),

@@ -9,7 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 
 # Under anyfp8/: a folder may include itself and those before it.
-FOLDERS = ["base", "device", "checkpoint", "scheme", "kernels", "linear", "model"]
+FOLDERS = ["base", "device", "checkpoint", "scheme", "kernels", "linear", "parallel", "model"]
 # Outside: these may include anything of the library but not each other; tests/ may include cli/, which it tests.
 PROGRAMS = ["cli", "tests", "bench", "examples"]
 

@@ -118,4 +118,17 @@ HostTensor HostTensor::with_dtype(DType dtype) const {
   return view;
 }
 
+HostTensor HostTensor::slice(int64_t begin, int64_t end) const {
+  if (shape_.empty() || begin < 0 || begin > end || end > shape_[0]) {
+    throw fail(ErrorCode::kInvalidArgument, "entries [{}, {}) asked for of a tensor {}", begin, end,
+               shape_text(shape_));
+  }
+  HostTensor view = *this;
+  view.shape_[0] = end - begin;
+  const int64_t each = shape_[0] == 0 ? 0 : size() / shape_[0] * static_cast<int64_t>(dtype_bytes(dtype_));
+  view.data_ += begin * each;
+  if (owned()) view.mutable_data_ += begin * each;
+  return view;
+}
+
 }  // namespace anyfp8

@@ -66,6 +66,8 @@ class ANYFP8_API HostTensor {
   // The same bytes under another shape with as many elements, or as another dtype of the same width.
   HostTensor reshaped(Shape shape) const;
   HostTensor with_dtype(DType dtype) const;
+  // Entries [begin, end) of the first dimension, the same bytes. Error(kInvalidArgument) outside of it.
+  HostTensor slice(int64_t begin, int64_t end) const;
 
  private:
   DType dtype_ = DType::kU8;

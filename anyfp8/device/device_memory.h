@@ -50,6 +50,9 @@ void copy_to_device(void* to, const void* from, size_t bytes, Stream stream);
 // `rows` rows of row_bytes, from one after the other to `pitch` bytes apart, with zeroes after each.
 void copy_rows_to_device(void* to, size_t pitch, const void* from, size_t row_bytes, int64_t rows,
                          Stream stream);
+// `rows` rows of row_bytes from one place of the device to another, each pitch bytes apart.
+void copy_rows_on_device(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t row_bytes,
+                         int64_t rows, Stream stream);
 void fill_on_device(void* to, uint8_t value, size_t bytes, Stream stream);
 
 // Done when they return, after everything queued on `stream` before.

@@ -58,6 +58,13 @@ void copy_rows_to_device(void* to, size_t pitch, const void* from, size_t row_by
                                       cuda_stream(stream)));
 }
 
+void copy_rows_on_device(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t row_bytes,
+                         int64_t rows, Stream stream) {
+  if (rows == 0 || row_bytes == 0) return;
+  ANYFP8_CUDA_CHECK(cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, row_bytes, static_cast<size_t>(rows),
+                                      cudaMemcpyDeviceToDevice, cuda_stream(stream)));
+}
+
 void fill_on_device(void* to, uint8_t value, size_t bytes, Stream stream) {
   if (bytes == 0) return;
   ANYFP8_CUDA_CHECK(cudaMemsetAsync(to, value, bytes, cuda_stream(stream)));

@@ -6,6 +6,7 @@
 #include "anyfp8/base/float8.h"
 #include "anyfp8/base/text.h"
 #include "anyfp8/base/threads.h"
+#include "anyfp8/checkpoint/fingerprint.h"
 #include "anyfp8/kernels/common/vector_ops.h"
 #include "anyfp8/model/attention.h"
 #include "anyfp8/model/model_weights.h"
@@ -30,7 +31,9 @@ void for_each_token(int64_t tokens, int64_t elements_each, const auto& row) {
 }  // namespace
 
 struct Model::State {
-  ModelConfig config;
+  std::unique_ptr<Comm> alone;  // of a process that has the model for itself
+  Comm& comm;
+  ModelConfig config;  // of this rank
   DType activations;
   ModelWeights weights;
   std::vector<float> frequencies;  // rope
@@ -50,7 +53,8 @@ struct Model::State {
 
   int64_t pass_tokens() const;
   void reserve(int64_t tokens);
-  void linear(const Linear& layer, const std::vector<float>& x, int64_t first, int64_t tokens, float* y);
+  void linear(const ModelLinear& model_linear, const std::vector<float>& x, int64_t first, int64_t tokens,
+              float* y);
   void narrow(const std::vector<float>& x, int64_t size, int64_t row);
   void add_and_norm(int64_t first, int64_t tokens, const std::vector<float>& weight, bool add);
   void attention_block(size_t layer, int64_t tokens, KvCache& cache);
@@ -78,27 +82,29 @@ void Model::State::reserve(int64_t tokens) {
   grow(gate, config.ffn);
   grow(up, config.ffn);
   if (activations != DType::kF32) grow(narrowed, std::max({config.hidden, config.q_size(), config.ffn}));
-  size_t scratch = 0;
-  for (const Linear& layer : weights.linears) scratch = std::max(scratch, layer.workspace_bytes(tokens));
+  size_t scratch = comm.scratch_bytes(tokens * config.hidden, DType::kF32, DType::kF32);
+  for (const ModelLinear& linear : weights.linears)
+    scratch = std::max(scratch, linear.layer->workspace_bytes(tokens));
   workspace.reserve(scratch);
   buffer_tokens = tokens;
 }
 
 // y = rows [first, first + tokens) of x · Wᵀ + bias. Where activations have 16 bits, narrow() has made them
 // from x. They are read only; TensorView has no const form.
-void Model::State::linear(const Linear& layer, const std::vector<float>& x, int64_t first, int64_t tokens,
-                          float* y) {
-  const int64_t in_size = layer.config().k, out_size = layer.config().n;
+void Model::State::linear(const ModelLinear& model_linear, const std::vector<float>& x, int64_t first,
+                          int64_t tokens, float* y) {
+  const int64_t in_size = model_linear.layer->linear().config().k;
+  const bool head = &model_linear == &weights.lm_head();
+  const int64_t out_size = head ? config.vocab : model_linear.layer->linear().config().n;
   const bool wide = activations == DType::kF32;
   void* in = wide ? static_cast<void*>(const_cast<float*>(&x[first * in_size])) : &narrowed[first * in_size];
   TensorView x_view{in, activations, tokens, in_size, in_size};
-  const auto index = static_cast<size_t>(&layer - weights.linears.data());
-  if (const std::optional<ActivationQuant>& quant = weights.emulated[index]) {
+  if (const std::optional<ActivationQuant>& quant = model_linear.emulated) {
     rounded.resize(static_cast<size_t>(tokens * in_size));
     round_activations(x_view, *quant, rounded.data());
     x_view = {rounded.data(), DType::kF32, tokens, in_size, in_size};
   }
-  layer.apply(x_view, {y, DType::kF32, tokens, out_size, out_size}, workspace);
+  model_linear.layer->apply(x_view, {y, DType::kF32, tokens, out_size, out_size}, workspace);
 }
 
 // Row `row` of x, [size], becomes that of `narrowed`, if activations have 16 bits.
@@ -162,8 +168,15 @@ void Model::State::pass(std::span<const int> ids, KvCache& cache, std::span<floa
   const auto tokens = static_cast<int64_t>(ids.size());
   for_each_token(tokens, config.hidden, [&](int64_t t) {
     const auto size = static_cast<size_t>(config.hidden), row = static_cast<size_t>(t);
-    widen(weights.embedding, ids[row] * config.hidden, std::span(hidden).subspan(row * size, size));
+    const std::span<float> out = std::span(hidden).subspan(row * size, size);
+    const int64_t id = ids[row];
+    std::fill(out.begin(), out.end(), 0.0f);
+    if (id >= weights.ids.begin && id < weights.ids.end)
+      widen(weights.embedding, (id - weights.ids.begin) * config.hidden, out);
   });
+  // One rank has each token's row, the others zeroes.
+  comm.all_reduce(hidden.data(), DType::kF32, hidden.data(), DType::kF32, tokens * config.hidden,
+                  workspace.scratch());
   fill_rope_table(config.rope, frequencies, cache.length(), tokens, rope);
   for (size_t layer = 0; layer < weights.norms.size(); ++layer) {
     attention_block(layer, tokens, cache);
@@ -183,11 +196,21 @@ Model::~Model() = default;
 
 Model Model::load(const Checkpoint& checkpoint, const ModelOptions& options, const Progress& progress) {
   ModelConfig config = read_model_config(checkpoint);
-  ModelWeights weights = load_model_weights(checkpoint, config, options, progress);
+  std::unique_ptr<Comm> alone = options.comm == nullptr ? self_comm(options.device) : nullptr;
+  Comm& comm = alone == nullptr ? *options.comm : *alone;
+  const HeadShard heads = shard_heads(config.heads, config.kv_heads, comm.rank(), comm.size());
+  if (comm.size() > 1) comm.agree("model", fingerprint(checkpoint));
+  ModelWeights weights = load_model_weights(checkpoint, config, options, comm, progress);
+  // Reading a page of a file maps its neighbours, which are other ranks'.
+  for (const TensorInfo& tensor : comm.size() > 1 ? checkpoint.tensors() : std::vector<TensorInfo>{})
+    if (tensor.dtype) checkpoint.tensor(tensor.name).release(0, tensor.bytes);
+  config.heads = heads.q.end - heads.q.begin;
+  config.kv_heads = heads.kv.end - heads.kv.begin;
+  config.ffn = weights.linear(0, kUp).layer->linear().config().n;
   std::vector<float> frequencies = rope_frequencies(config.rope, config.head_dim);
-  return Model(std::unique_ptr<State>(new State{std::move(config), options.activations, std::move(weights),
-                                                std::move(frequencies), Workspace(options.device),
-                                                vector_ops(options.device.isa)}));
+  return Model(std::unique_ptr<State>(
+      new State{std::move(alone), comm, std::move(config), options.activations, std::move(weights),
+                std::move(frequencies), Workspace(options.device), vector_ops(options.device.isa)}));
 }
 
 const ModelConfig& Model::config() const noexcept { return state_->config; }
@@ -227,10 +250,9 @@ void Model::forward(std::span<const int> tokens, KvCache& cache, std::span<float
 }
 
 std::vector<Model::LayerInfo> Model::linears() const {
-  const ModelWeights& weights = state_->weights;
   std::vector<LayerInfo> list;
-  for (size_t i = 0; i < weights.linears.size(); ++i) {
-    list.push_back({weights.stored_as[i], weights.stored_as[i], &weights.linears[i]});
+  for (const ModelLinear& linear : state_->weights.linears) {
+    list.push_back({linear.stored_as, linear.stored_as, &linear.layer->linear()});
   }
   list.back().module = "lm_head";
   return list;
@@ -238,13 +260,15 @@ std::vector<Model::LayerInfo> Model::linears() const {
 
 int64_t Model::linear_parameters() const noexcept {
   int64_t count = 0;
-  for (const Linear& linear : state_->weights.linears) count += linear.config().n * linear.config().k;
+  for (const ModelLinear& linear : state_->weights.linears) {
+    count += linear.layer->linear().config().n * linear.layer->linear().config().k;
+  }
   return count;
 }
 
 size_t Model::linear_bytes() const noexcept {
   size_t bytes = 0;
-  for (const Linear& linear : state_->weights.linears) bytes += linear.resident_bytes();
+  for (const ModelLinear& linear : state_->weights.linears) bytes += linear.layer->linear().resident_bytes();
   return bytes;
 }
 

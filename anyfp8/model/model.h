@@ -13,6 +13,7 @@
 #include "anyfp8/linear/linear.h"
 #include "anyfp8/model/kv_cache.h"
 #include "anyfp8/model/model_config.h"
+#include "anyfp8/parallel/comm.h"
 #include "anyfp8/scheme/format.h"
 #include "anyfp8/scheme/quantize.h"
 
@@ -29,6 +30,10 @@ struct ModelOptions {
   // it.
   bool emulate_w8a8 = false;
   std::optional<QuantizeScheme> quantize_at_load;  // for the 16- and 32-bit linear layers, lm_head excepted
+  // Who shares the model: attention by heads, the MLP by its inner size, embedding and lm_head by the
+  // vocabulary. Outlives the model. Null: this process has it alone. The ranks make every call together, with
+  // the same tokens.
+  Comm* comm = nullptr;
 };
 
 // A dense decoder (Llama 3, Qwen2.5, Qwen3) on a CPU. Weights are used where the checkpoint's mapping has
@@ -42,7 +47,7 @@ class Model {
   // Error(kInvalidFile / kNotFound) names the tensor, what was found and what was needed.
   static Model load(const Checkpoint& checkpoint, const ModelOptions& options, const Progress& progress = {});
 
-  const ModelConfig& config() const noexcept;
+  const ModelConfig& config() const noexcept;  // heads, kv_heads and ffn are this rank's
 
   // Appends tokens to the cache, and writes the logits that follow the last one, [vocab], or every one,
   // [tokens, vocab]. Allocates nothing once as many tokens have gone through in one call, up to 512.
@@ -53,7 +58,7 @@ class Model {
     std::string module;  // "model.layers.0.mlp.up_proj"
     std::string
         stored_as;  // whose weight it is in the checkpoint: module, or for a tied lm_head the embedding
-    const Linear* linear;  // lives as long as the model
+    const Linear* linear;  // lives as long as the model; of this rank's part
   };
   std::vector<LayerInfo> linears() const;  // in the order they run; lm_head last
 

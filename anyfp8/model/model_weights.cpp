@@ -17,6 +17,7 @@ struct Loader {
   const Checkpoint& checkpoint;
   const ModelConfig& config;
   const ModelOptions& options;
+  Comm& comm;
   const Model::Progress& progress;
   const Format* format;
   std::set<std::string_view> used;  // tensors, as the checkpoint holds their names
@@ -50,7 +51,10 @@ struct Loader {
     return values;
   }
 
-  void add_linear(const std::string& module, int64_t n, int64_t k, bool bias, bool may_quantize = true) {
+  // own: the outputs (kColumn) or inputs (kRow) of this rank.
+  void add_linear(const std::string& module, int64_t n, int64_t k, bool bias, Split split, IndexRange own,
+                  bool head = false) {
+    comm.check();
     expect(module + ".weight", {n, k});
     if (bias) {
       expect(module + ".bias", {n});
@@ -59,22 +63,30 @@ struct Loader {
                  module, config.architecture);
     }
     try {
-      Fp8Weight weight = load_weight(checkpoint, format, module, options.load);
-      if (may_quantize && options.quantize_at_load && !weight.quantized()) {
+      Fp8Weight weight = slice(load_weight(checkpoint, format, module, options.load), split, own);
+      if (!head && options.quantize_at_load && !weight.quantized()) {
         HostTensor kept_bias = weight.bias;
         weight = quantize(weight.data, *options.quantize_at_load);
         weight.bias = std::move(kept_bias);
       }
-      LinearOptions linear{options.activations, DType::kF32, options.policy};
-      weights.emulated.push_back(emulation(weight));
-      if (weights.emulated.back()) linear.in = DType::kF32;
-      weights.linears.push_back(Linear::create(options.device, std::move(weight), linear, options.select));
+      ParallelOptions parallel{.linear = {options.activations, DType::kF32, options.policy}};
+      parallel.gather_output = head;
+      ModelLinear& added = weights.linears.emplace_back();
+      added.stored_as = module;
+      added.emulated = emulation(weight);
+      if (added.emulated) parallel.linear.in = DType::kF32;
+      if (split == Split::kColumn) {
+        added.layer = std::make_unique<ColumnParallelLinear>(
+            ColumnParallelLinear::create(comm, std::move(weight), parallel, options.select));
+      } else {
+        added.layer = std::make_unique<RowParallelLinear>(
+            RowParallelLinear::create(comm, std::move(weight), parallel, options.select));
+      }
     } catch (Error& error) {
       // load_weight names the tensor; quantize and Linear::create do not know it.
       if (std::string_view(error.what()).find(module) == std::string_view::npos) error.in(module);
       throw;
     }
-    weights.stored_as.push_back(module);
     const auto total = static_cast<size_t>(config.layers) * kLinearsPerLayer + 1;
     if (progress) progress(static_cast<int64_t>(weights.linears.size()), static_cast<int64_t>(total));
   }
@@ -92,13 +104,17 @@ struct Loader {
   void add_layer(const std::string& path) {
     const ModelConfig& c = config;
     const std::string attention = path + "self_attn.", mlp = path + "mlp.";
-    add_linear(attention + "q_proj", c.q_size(), c.hidden, c.qkv_bias);
-    add_linear(attention + "k_proj", c.kv_size(), c.hidden, c.qkv_bias);
-    add_linear(attention + "v_proj", c.kv_size(), c.hidden, c.qkv_bias);
-    add_linear(attention + "o_proj", c.hidden, c.q_size(), c.o_bias);
-    add_linear(mlp + "gate_proj", c.ffn, c.hidden, c.mlp_bias);
-    add_linear(mlp + "up_proj", c.ffn, c.hidden, c.mlp_bias);
-    add_linear(mlp + "down_proj", c.hidden, c.ffn, c.mlp_bias);
+    const HeadShard heads = shard_heads(c.heads, c.kv_heads, comm.rank(), comm.size());
+    const IndexRange q{heads.q.begin * c.head_dim, heads.q.end * c.head_dim};
+    const IndexRange kv{heads.kv.begin * c.head_dim, heads.kv.end * c.head_dim};
+    const IndexRange ffn = shard_range(c.ffn, comm.rank(), comm.size());
+    add_linear(attention + "q_proj", c.q_size(), c.hidden, c.qkv_bias, Split::kColumn, q);
+    add_linear(attention + "k_proj", c.kv_size(), c.hidden, c.qkv_bias, Split::kColumn, kv);
+    add_linear(attention + "v_proj", c.kv_size(), c.hidden, c.qkv_bias, Split::kColumn, kv);
+    add_linear(attention + "o_proj", c.hidden, c.q_size(), c.o_bias, Split::kRow, q);
+    add_linear(mlp + "gate_proj", c.ffn, c.hidden, c.mlp_bias, Split::kColumn, ffn);
+    add_linear(mlp + "up_proj", c.ffn, c.hidden, c.mlp_bias, Split::kColumn, ffn);
+    add_linear(mlp + "down_proj", c.hidden, c.ffn, c.mlp_bias, Split::kRow, ffn);
     LayerNorms& norms = weights.norms.emplace_back();
     norms.attention = norm(path + "input_layernorm", c.hidden);
     norms.ffn = norm(path + "post_attention_layernorm", c.hidden);
@@ -115,7 +131,7 @@ struct Loader {
                  "tie_word_embeddings to true in config.json",
                  module);
     }
-    add_linear(module, config.vocab, config.hidden, false, false);
+    add_linear(module, config.vocab, config.hidden, false, Split::kColumn, weights.ids, true);
   }
 
   // Scales and notes of a used linear layer or of the attention around it (KV cache scales), and tables that
@@ -162,7 +178,7 @@ void widen(const HostTensor& tensor, int64_t first, std::span<float> out) noexce
 }
 
 ModelWeights load_model_weights(const Checkpoint& checkpoint, const ModelConfig& config,
-                                const ModelOptions& options, const Model::Progress& progress) {
+                                const ModelOptions& options, Comm& comm, const Model::Progress& progress) {
   if (options.device.kind != DeviceKind::kCpu) {
     throw fail(ErrorCode::kUnsupported, "the runner computes on a CPU; {} is not one", options.device.name);
   }
@@ -170,15 +186,17 @@ ModelWeights load_model_weights(const Checkpoint& checkpoint, const ModelConfig&
     throw fail(ErrorCode::kInvalidArgument, "activations are f32, bf16 or f16, not {}",
                dtype_name(options.activations));
   }
-  Loader loader{checkpoint, config, options, progress, find_format(checkpoint), {}, {}};
-  loader.weights.embedding = loader.tensor("model.embed_tokens.weight", {config.vocab, config.hidden});
+  Loader loader{checkpoint, config, options, comm, progress, find_format(checkpoint), {}, {}};
+  const IndexRange ids = loader.weights.ids = shard_range(config.vocab, comm.rank(), comm.size());
+  loader.weights.embedding =
+      loader.tensor("model.embed_tokens.weight", {config.vocab, config.hidden}).slice(ids.begin, ids.end);
   for (int64_t i = 0; i < config.layers; ++i) loader.add_layer(fmt::format("model.layers.{}.", i));
   loader.weights.final_norm = loader.norm("model.norm", config.hidden);
   loader.add_lm_head();
   loader.refuse_unused();
-  const auto& emulated = loader.weights.emulated;
+  const auto& linears = loader.weights.linears;
   if (options.emulate_w8a8 &&
-      std::none_of(emulated.begin(), emulated.end(), [](const auto& e) { return e.has_value(); })) {
+      std::none_of(linears.begin(), linears.end(), [](const auto& l) { return l.emulated.has_value(); })) {
     throw fail(
         ErrorCode::kUnsupported,
         "W8A8 was to be emulated, and no layer has it: the checkpoint asks for no quantised activations, or "

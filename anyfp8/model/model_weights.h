@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -8,6 +9,7 @@
 
 #include "anyfp8/kernels/common/round_activations.h"
 #include "anyfp8/model/model.h"
+#include "anyfp8/parallel/parallel_linear.h"
 
 namespace anyfp8 {
 
@@ -19,25 +21,33 @@ struct LayerNorms {
 
 enum LinearIndex : size_t { kQ, kK, kV, kO, kGate, kUp, kDown, kLinearsPerLayer };
 
-struct ModelWeights {
-  HostTensor embedding;                // [vocab, hidden] f32, bf16 or f16, where the checkpoint has it
-  std::vector<Linear> linears;         // kLinearsPerLayer of each layer, then lm_head
-  std::vector<std::string> stored_as;  // their modules in the checkpoint
-  std::vector<std::optional<ActivationQuant>> emulated;  // how x is rounded for each; none: it is not
-  std::vector<LayerNorms> norms;                         // of each layer
-  std::vector<float> final_norm;                         // [hidden]
+// A linear layer, or this rank's part of it.
+struct ModelLinear {
+  std::unique_ptr<ParallelLinear> layer;
+  std::string stored_as;                    // its module in the checkpoint
+  std::optional<ActivationQuant> emulated;  // how x is rounded; none: it is not
+};
 
-  const Linear& linear(size_t layer, LinearIndex index) const {
+struct ModelWeights {
+  HostTensor
+      embedding;  // rows of this rank's ids, [ids, hidden] f32, bf16 or f16, where the checkpoint has them
+  IndexRange ids{0, 0};
+  std::vector<ModelLinear> linears;  // kLinearsPerLayer of each layer, then lm_head
+  std::vector<LayerNorms> norms;     // of each layer
+  std::vector<float> final_norm;     // [hidden]
+
+  const ModelLinear& linear(size_t layer, LinearIndex index) const {
     return linears[layer * kLinearsPerLayer + index];
   }
-  const Linear& lm_head() const { return linears.back(); }
+  const ModelLinear& lm_head() const { return linears.back(); }
 };
 
 // Elements [first, first + out.size()) of an f32, bf16 or f16 tensor, which need not be aligned.
 void widen(const HostTensor& tensor, int64_t first, std::span<float> out) noexcept;
 
-// Error names the tensor, its dtype and shape as found, and what config.json asks for.
+// Error names the tensor, its dtype and shape as found, and what config.json asks for. `comm`: who shares
+// them.
 ModelWeights load_model_weights(const Checkpoint& checkpoint, const ModelConfig& config,
-                                const ModelOptions& options, const Model::Progress& progress);
+                                const ModelOptions& options, Comm& comm, const Model::Progress& progress);
 
 }  // namespace anyfp8

@@ -63,11 +63,27 @@ class LinearOptions(ctypes.Structure):
     ]
 
 
+class ParallelOptions(ctypes.Structure):
+    """anyfp8_parallel_options"""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("split", c_int32),
+        ("sequence_parallel", c_int32),
+        ("gather_output", c_int32),
+        ("reduce", c_int32),
+    ]
+
+
+#: anyfp8_lost_callback
+LOST_CALLBACK = ctypes.CFUNCTYPE(None, c_char_p, c_void_p)
+
 # Handles are void pointers; a text result is a pointer, since it has to be freed.
 _HANDLE, _TEXT, _BYTES = POINTER(c_void_p), POINTER(c_void_p), [POINTER(c_void_p), POINTER(c_size_t)]
 _SELECT = [c_void_p, POINTER(Layer), POINTER(LinearOptions), _TEXT]
 _ROWS = [c_void_p, c_int64, c_int64, c_void_p, c_size_t]
 _MATRICES = [c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_int64]
+_RANGE, _SCRATCH = [POINTER(c_int64), POINTER(c_int64)], [c_void_p, c_size_t, c_void_p]
 _FUNCTIONS: dict[str, list[Any]] = {
     "set_num_threads": [c_int],
     "load_plugin": [c_char_p],
@@ -101,10 +117,38 @@ _FUNCTIONS: dict[str, list[Any]] = {
     "linear_explain": [c_void_p, _TEXT],
     "linear_plan_json": [c_void_p, _TEXT],
     "linear_resident_bytes": [c_void_p, POINTER(c_size_t)],
+    "shard_range": [c_int64, c_int32, c_int32, *_RANGE],
+    "token_range": [c_int64, c_int32, c_int32, *_RANGE],
+    "weight_shard": [c_void_p, c_int32, c_int32, c_int32, _HANDLE],
+    "weight_shard_merged": [c_void_p, POINTER(c_int64), c_size_t, c_int32, c_int32, _HANDLE],
+    "weight_shard_qkv": [c_void_p, c_int64, c_int64, c_int64, c_int32, c_int32, _HANDLE],
+    "comm_open": [c_void_p, LOST_CALLBACK, c_void_p, _HANDLE],
+    "comm_adopt_nccl": [c_void_p, c_void_p, _HANDLE],
+    "comm_json": [c_void_p, _TEXT],
+    "comm_check": [c_void_p],
+    "comm_scratch_bytes": [c_void_p, c_int64, c_int32, c_int32, POINTER(c_size_t)],
+    "comm_all_reduce": [c_void_p, c_void_p, c_int32, c_void_p, c_int32, c_int64, *_SCRATCH],
+    "comm_all_gather": [c_void_p, c_void_p, c_void_p, c_int32, POINTER(c_int64), *_SCRATCH],
+    "comm_reduce_scatter": [c_void_p, c_void_p, c_int32, c_void_p, c_int32, POINTER(c_int64), *_SCRATCH],
+    "comm_broadcast": [c_void_p, c_void_p, c_size_t, c_int32, c_void_p],
+    "comm_barrier": [c_void_p, c_void_p],
+    "parallel_linear_create": [
+        c_void_p,
+        c_void_p,
+        POINTER(ParallelOptions),
+        POINTER(LinearOptions),
+        c_void_p,
+        _HANDLE,
+    ],
+    "parallel_linear_apply": [*_MATRICES, *_SCRATCH],
+    "parallel_linear_workspace_bytes": [c_void_p, c_int64, POINTER(c_size_t)],
+    "parallel_linear_shape": [c_void_p, *_RANGE],
+    "parallel_linear_explain": [c_void_p, _TEXT],
+    "parallel_linear_resident_bytes": [c_void_p, POINTER(c_size_t)],
     "workspace_create": [c_void_p, _HANDLE],
     "workspace_reserve": [c_void_p, c_size_t],
 }
-_FREES = ("device", "checkpoint", "weight", "linear", "workspace", "string")
+_FREES = ("device", "checkpoint", "weight", "linear", "workspace", "string", "comm", "parallel_linear")
 
 
 def _library_path() -> Path:

@@ -23,7 +23,12 @@ def struct_members(name):
 
 
 @pytest.mark.parametrize(
-    "struct, name", [(_library.Layer, "anyfp8_layer"), (_library.LinearOptions, "anyfp8_linear_options")]
+    "struct, name",
+    [
+        (_library.Layer, "anyfp8_layer"),
+        (_library.LinearOptions, "anyfp8_linear_options"),
+        (_library.ParallelOptions, "anyfp8_parallel_options"),
+    ],
 )
 def test_structs_are_those_of_the_header(struct, name):
     """Up to members that a later header adds, for which a shorter struct stands for zero."""
@@ -56,6 +61,7 @@ def test_numbers_are_those_of_the_header():
 
 def test_functions_take_what_the_header_says():
     kinds = {"int": ctypes.c_int, "int32_t": ctypes.c_int32, "int64_t": ctypes.c_int64, "size_t": ctypes.c_size_t}
+    kinds["anyfp8_lost_callback"] = _library.LOST_CALLBACK
     for name, arguments in _library._FUNCTIONS.items():
         declared = re.search(rf"^ANYFP8_API int anyfp8_{name}\(([^)]*)\)", HEADER, re.M)
         assert declared, name
