@@ -24,11 +24,11 @@ const char* said(int code, const char* call) {
 static_assert(sizeof(MPI_Request) <= sizeof(Anyfp8MpiRequest::handle));
 MPI_Request load(const Anyfp8MpiRequest& request) {
   MPI_Request handle;
-  std::memcpy(&handle, request.handle, sizeof(handle));
+  std::memcpy(&handle, request.handle, sizeof(MPI_Request));
   return handle;
 }
 void store(MPI_Request handle, Anyfp8MpiRequest* request) {
-  std::memcpy(request->handle, &handle, sizeof(handle));
+  std::memcpy(request->handle, &handle, sizeof(MPI_Request));
 }
 
 const char* open(void** comm) {

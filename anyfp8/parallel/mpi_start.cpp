@@ -114,11 +114,13 @@ std::unique_ptr<Watchdog> meet_by_mpi(const Anyfp8MpiTable& mpi, WatchdogOptions
   } else {
     check(mpi.receive(comm, note, sizeof(note), 0, 0, &requests[static_cast<size_t>(count++)]));
   }
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  // MPI has just brought all ranks together, so who is not here soon has died.
+  options.meet_seconds = 20;
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
   for (bool done = false; !done;) {
     check(mpi.test(requests.data(), count, &done));
     if (std::chrono::steady_clock::now() > deadline)
-      throw fail(ErrorCode::kIo, "rank {} heard nothing of rank 0 through MPI in 60 s", options.rank);
+      throw fail(ErrorCode::kIo, "rank {} heard nothing of rank 0 through MPI in 20 s", options.rank);
     std::this_thread::yield();
   }
   if (options.rank != 0) {

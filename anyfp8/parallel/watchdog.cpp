@@ -152,10 +152,13 @@ void Watchdog::State::handle(const Header& header, std::string words) {
   if (header.kind == Kind::kFail || header.kind == Kind::kLost) return lose(std::move(words), true);
   {
     const std::lock_guard lock(mutex);
-    if (header.kind == Kind::kGoodbye) gone[rank] = true;
-    if (header.kind == Kind::kGather) gathering[rank].push_back(std::move(words));
-    if (header.kind == Kind::kCall) calls[rank].push_back(std::move(words));
-    if (header.kind == Kind::kGathered) gathered.push_back(unpacked(words, options.size));
+    switch (header.kind) {
+      case Kind::kGoodbye: gone[rank] = true; break;
+      case Kind::kGather: gathering[rank].push_back(std::move(words)); break;
+      case Kind::kCall: calls[rank].push_back(std::move(words)); break;
+      case Kind::kGathered: gathered.push_back(unpacked(words, options.size)); break;
+      default: break;
+    }
   }
   changed.notify_all();
   if (!is_centre()) return;
