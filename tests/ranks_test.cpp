@@ -76,7 +76,8 @@ class Ranks : public testing::Test {
     std::ofstream(folder_ / "rank.sh")
         << "RANK=$OMPI_COMM_WORLD_RANK\n"
         << "cd " << folder_ << "\n"
-        << "export ANYFP8_THREADS=1 ASAN_OPTIONS=detect_leaks=0 " << environment  // MPI's own leaks << "\n"
+        << "export ASAN_OPTIONS=detect_leaks=0\n"  // MPI has some of its own
+        << "export ANYFP8_THREADS=1 " << environment << "\n"
         << arguments << " >out.$RANK 2>err.$RANK &\n"
         << "echo $! >pid.$RANK\nwait $!\necho $? >code.part.$RANK\nmv code.part.$RANK code.$RANK\n";
     started_ = Clock::now();
