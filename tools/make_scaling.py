@@ -173,7 +173,15 @@ def page(rows):
         "slowest rank.",
     ]
     for (engine, device), own in sorted(groups.items(), key=lambda item: item[0][0] != "nccl"):
-        out += ["", f"## Measured: {device}, {'NCCL' if engine == 'nccl' else 'MPI'}", "", *measured_pairs(own)]
+        out += ["", f"## Measured: {device}, {'NCCL' if engine == 'nccl' else 'MPI'}", ""]
+        if engine == "mpi":
+            cores = max(row["cores"] for row in own)
+            out += [
+                f"Processes of one machine with {cores} cores, whose memory they share: what reading the weights limits (m = 1) gains",
+                "little, and more processes than cores gain nothing. The first column has the threads of one rank.",
+                "",
+            ]
+        out += measured_pairs(own)
         if reduces := all_reduces(own):
             lines = []
             for (size, ranks), us in reduces.items():
