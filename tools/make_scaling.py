@@ -177,8 +177,8 @@ def page(rows):
         if engine == "mpi":
             cores = max(row["cores"] for row in own)
             out += [
-                f"Processes of one machine with {cores} cores, whose memory they share: what reading the weights limits (m = 1) gains",
-                "little, and more processes than cores gain nothing. The first column has the threads of one rank.",
+                f"Processes of one machine with {cores} cores, beside one rank with as many threads as each of them has. More",
+                "processes than cores take turns.",
                 "",
             ]
         out += measured_pairs(own)

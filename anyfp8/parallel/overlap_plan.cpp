@@ -9,8 +9,11 @@ namespace {
 // an all-reduce of 16 MiB and more takes, its bytes counted as NCCL counts them.
 constexpr double kFlopPerUs = 670e6, kReduceUs = 25, kBytesPerUs = 300e3;
 // What a second part costs: its launches, tiles that are not full, and the SMs that NCCL takes from the
-// product. Four parts were never better than two: their products are too short.
-constexpr double kPartUs = 15;
+// product. In us, at once and in 2 and 4 parts: 8192 -> 28672 -> 8192 at m = 4096 3077, 3056, 3045, with W8A8
+// 1869, 1840, 1887, at m = 2048 1534, 1526, 1551; 16384 -> 53248 -> 16384 at 4096 11318, 11087, 11290;
+// 4096 -> 14336 -> 4096 at 4096 836, 853, 859. That is 50 to 90 us less than could be hidden, but for the
+// largest, and four parts are seldom worth it.
+constexpr double kPartUs = 75;
 // Below, a part's product no longer reaches that rate.
 constexpr int64_t kLeastTokens = 1024;
 
