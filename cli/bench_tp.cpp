@@ -262,6 +262,7 @@ class TpBench {
                      {"device", comm_.device().name},
                      {"engine", comm_.name()},
                      {"ranks", comm_.size()},
+                     {"cores", comm_.device().cores},
                      {"activations", dtype_name(arguments_.linear.in)},
                      {"command", arguments_.command}});
       print_json_line(values);

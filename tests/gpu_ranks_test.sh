@@ -5,7 +5,10 @@
 set -euo pipefail
 build=$1 repetitions=${2:-4}
 export NCCL_NVLS_ENABLE=${NCCL_NVLS_ENABLE:-0} # multicast needs rights that a shared machine may not give
-export ANYFP8_TEST_DEVICE=cuda ANYFP8_COMM_TIMEOUT=10 # of a rank that is stopped; starting takes its time too
+export ANYFP8_TEST_DEVICE=cuda ANYFP8_COMM_TIMEOUT=10
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+port=$((20000 + RANDOM % 20000))
 
 die() {
   echo "gpu_ranks_test: $*" >&2
@@ -13,75 +16,72 @@ die() {
 }
 program() { find "$build" -name "$1" -type f -perm -u+x -print -quit; }
 
-# ranks LOG PORT LOCAL_RANKS COMMAND...: a rank for each of LOCAL_RANKS; its output and exit code go to LOG.RANK.
+# ranks LOG LOCAL_RANKS PROGRAM [ARGUMENTS]: a rank for each of LOCAL_RANKS; output and exit code go to LOG.RANK.
 ranks() {
-  local log=$1 port=$2 places=$3 rank=0 place count
+  local log=$1 places=$2 rank=0 place count command own=()
+  command=$(program "$3")
   shift 3
   count=$(wc -w <<<"$places")
   for place in $places; do
     (
       export RANK=$rank WORLD_SIZE=$count LOCAL_RANK=$place MASTER_ADDR=127.0.0.1 MASTER_PORT=$port
-      code=0
-      timeout -s KILL 30 "$@" >"$log.$rank" 2>&1 || code=$?
-      echo "exit $code" >>"$log.$rank"
-    ) &
+      code=0 begin=$SECONDS
+      timeout -s KILL 30 "$command" "$@" >"$log.$rank" 2>&1 || code=$?
+      echo "exit $code after $((SECONDS - begin)) s" >>"$log.$rank"
+    ) 2>/dev/null &
+    own+=($!)
     rank=$((rank + 1))
   done
-  wait
+  wait "${own[@]}"
 }
 
-# lost HOW NUMBER: rank 1 is lost; rank 0 ends with 1 within 30 s, and one line that names rank 1.
+# lost PROGRAM HOW: rank 1 is lost; rank 0 ends with 1 within 30 s, and one line that names rank 1.
 lost() {
-  local log=$folder/$1.$2
-  ranks "$log" $((base + 2 * $2)) "0 1" "$(program parallel_ranks)" "$1"
-  [[ $(tail -n 1 "$log.0") == "exit 1" && $(grep -c 'rank 1' "$log.0") == 1 ]] ||
-    echo "$1: rank 0 said: $(tr '\n' '|' <"$log.0")" >>"$folder/faults"
+  local log=$folder/lost.$port
+  ranks "$log" "0 1" "$1" "$2"
+  if [[ $(tail -n 1 "$log.0") == "exit 1 "* && $(grep -c 'rank 1' "$log.0") == 1 ]]; then
+    echo "$(tail -n 1 "$log.0"): $(grep 'rank 1' "$log.0")" >>"$folder/ends"
+  else
+    echo "$1 $2: rank 0 said: $(tr '\n' '|' <"$log.0")" >>"$folder/faults"
+  fi
 }
 
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-base=$((20000 + RANDOM % 20000))
 gpus=$("$(program anyfp8)" devices --json | grep -o '"cuda:[0-9]*"' | sort -u | wc -l) || gpus=0
 if [[ $gpus == 0 ]]; then
   echo "gpu_ranks_test: SKIPPED, this machine has no GPU that CUDA can use"
   exit 0
 fi
 
-ranks "$folder/shared" $base "0 0" "$(program parallel_ranks)" collectives
+ranks "$folder/shared" "0 0" parallel_ranks collectives
 for rank in 0 1; do
-  grep -q 'both have the GPU' "$folder/shared.$rank" && [[ $(tail -n 1 "$folder/shared.$rank") == "exit 1" ]] ||
-    die "two ranks on one GPU: rank $rank said $(cat "$folder/shared.$rank")"
+  grep -q 'both have the GPU' "$folder/shared.$rank" && [[ $(tail -n 1 "$folder/shared.$rank") == "exit 1 "* ]] ||
+    echo "two ranks on one GPU: rank $rank said: $(tr '\n' '|' <"$folder/shared.$rank")" >>"$folder/faults"
 done
-echo "gpu_ranks_test: two ranks on one GPU are refused: $(head -n 1 "$folder/shared.0")"
+echo "gpu_ranks_test: two ranks on one GPU: $(head -n 1 "$folder/shared.0")"
+
 if [[ $gpus == 1 ]]; then
   echo "gpu_ranks_test: SKIPPED what needs two GPUs, this machine has one"
-  exit 0
+else
+  for command in "parallel_ranks collectives" "parallel_ranks layers" graph_ranks; do
+    port=$((port + 2))
+    # shellcheck disable=SC2086  # a program and its argument
+    ranks "$folder/ran" "0 1" $command
+    for rank in 0 1; do
+      [[ $(tail -n 1 "$folder/ran.$rank") == "exit 0 "* ]] ||
+        echo "$command: rank $rank said: $(tr '\n' '|' <"$folder/ran.$rank")" >>"$folder/faults"
+    done
+    echo "gpu_ranks_test: $command on two GPUs: $(tail -n 1 "$folder/ran.0")"
+  done
+  hows=("parallel_ranks stop" "parallel_ranks throw" "parallel_ranks count" "parallel_ranks leave")
+  for ((i = 0; i < repetitions; ++i)); do hows+=("parallel_ranks die" "graph_ranks die"); done
+  for how in "${hows[@]}"; do
+    port=$((port + 2))
+    # shellcheck disable=SC2086
+    lost $how &
+    while [[ $(jobs -rp | wc -l) -ge 5 ]]; do wait -n || true; done # most of what they take is starting
+  done
+  wait
+  echo "gpu_ranks_test: what rank 0 said when rank 1 was lost, how often:"
+  sort "$folder/ends" | uniq -c
 fi
-
-step=1
-for command in "parallel_ranks collectives" "parallel_ranks layers" graph_ranks; do
-  read -r name mode <<<"$command"
-  ranks "$folder/ran" $((base + 2 * step)) "0 1" "$(program "$name")" $mode
-  for rank in 0 1; do
-    [[ $(tail -n 1 "$folder/ran.$rank") == "exit 0" ]] ||
-      echo "$command: rank $rank said: $(tr '\n' '|' <"$folder/ran.$rank")" >>"$folder/faults"
-  done
-  echo "gpu_ranks_test: $command ran on two GPUs"
-  step=$((step + 1))
-done
-
-# Several at a time: most of what they take is starting and waiting.
-at_once=16 number=10
-for how in stop die throw count; do
-  times=$repetitions
-  if [[ $how != die && $times -gt 4 ]]; then times=4; fi
-  for ((i = 0; i < times; ++i)); do
-    lost "$how" $number &
-    number=$((number + 1))
-    while [[ $(jobs -rp | wc -l) -ge $at_once ]]; do wait -n || true; done
-  done
-done
-wait
 [[ ! -e $folder/faults ]] || die "$(head -n 20 "$folder/faults")"
-echo "gpu_ranks_test: rank 1 was stopped, died ($repetitions times), threw and did something else: rank 0 ended with 1 and named it:"
-grep -h 'rank 1' "$folder"/{stop,die,throw,count}.*.0 | sort | uniq -c

@@ -1,10 +1,12 @@
 // One rank of two on GPUs: started as torchrun starts it (tests/gpu_ranks_test.sh). The column- and the
 // row-parallel layer of an MLP in one captured graph, replayed with other tokens, against the same layers one
 // after the other and against one GPU alone; its sums in parts that travel beside the products, and
-// scattered. Says the first difference and ends with 1.
+// scattered. Says the first difference and ends with 1. With an argument rank 1 dies instead, between
+// replays.
 #include <cuda_runtime_api.h>
 
 #include <cmath>
+#include <csignal>
 #include <cstdio>
 #include <vector>
 
@@ -73,7 +75,7 @@ double difference(const Values& a, const Values& b) {
     off += std::pow(static_cast<double>(a[i]) - b[i], 2);
     norm += std::pow(static_cast<double>(b[i]), 2);
   }
-  return std::sqrt(off / norm);
+  return off == 0 ? 0 : std::sqrt(off / norm);
 }
 
 void need(bool condition, const std::string& text) {
@@ -151,11 +153,34 @@ void check_graph(Comm& comm, int64_t m, const ParallelOptions& options, const st
   ANYFP8_CUDA_CHECK(cudaStreamDestroy(stream));
 }
 
-int run() {
+// Rank 1 dies between replays: the replay that waits for it ends, and the graph is still there then.
+void die_in_graph(Comm& comm) {
+  const DeviceGuard guard(comm.device());
+  const Matrix data(comm.device(), 64, 8192);
+  data.fill(tokens(64, 8192, 0.1));
+  cudaStream_t stream = nullptr;
+  ANYFP8_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  ANYFP8_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  for (int call = 0; call < 10; ++call)
+    comm.all_reduce(data.view().data, kType, data.view().data, kType, int64_t{64} * 8192, {}, {stream});
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t exec = nullptr;
+  ANYFP8_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
+  ANYFP8_CUDA_CHECK(cudaGraphInstantiate(&exec, graph, 0));
+  for (int replay = 0; replay < 1000; ++replay) {
+    if (replay == 5 && comm.rank() == 1) std::raise(SIGKILL);
+    ANYFP8_CUDA_CHECK(cudaGraphLaunch(exec, stream));
+    synchronize({stream});
+    comm.check();
+  }
+}
+
+int run(bool die) {
   const Launch launch = launch_from_environment();
   std::unique_ptr<Comm> comm;
   try {
     comm = open_comm(device_from_name(fmt::format("cuda:{}", launch.local_rank)));
+    if (die) die_in_graph(*comm);
     for (const int64_t m : {1, 7, 64, 300}) {
       for (const int64_t parts : {1, 2, 4}) {
         check_graph(*comm, m, {.overlap_parts = parts}, fmt::format("m = {} in {} parts", m, parts));
@@ -173,4 +198,4 @@ int run() {
 }  // namespace
 }  // namespace anyfp8
 
-int main() { return anyfp8::run(); }
+int main(int argc, char**) { return anyfp8::run(argc > 1); }

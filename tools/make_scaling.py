@@ -7,6 +7,7 @@ is not what the rows give.
 import argparse
 import json
 import math
+import statistics
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -26,6 +27,7 @@ TOKENS = (1, 64, 4096)
 HOST_GPUS = 8
 NETWORK_GB_PER_S = 50  # one 400 Gb/s adapter a GPU
 NETWORK_US = 15  # a further step between hosts
+SCHEME = "channel"  # whose products are extrapolated
 
 
 def rows_of(files):
@@ -57,12 +59,21 @@ def worst(points, a, b):
     return max(abs(a + b * x - y) / y for x, y in points)
 
 
+def all_reduces(rows):
+    """The median time in us by (bytes, ranks): every run of the bench measures them."""
+    times = defaultdict(list)
+    for row in rows:
+        if row["type"] == "all_reduce":
+            times[row["bytes"], row["ranks"]].append(row["us"])
+    return {key: statistics.median(times[key]) for key in sorted(times)}
+
+
 class Model:
     """Times in us of one device and engine."""
 
     def __init__(self, rows):
-        self.reduces = sorted((row["bytes"], row["us"]) for row in rows if row["type"] == "all_reduce" and row["ranks"] == 2)
-        pairs = [row for row in rows if row["type"] == "tp_pair"]
+        self.reduces = [(size, us) for (size, ranks), us in all_reduces(rows).items() if ranks == 2]
+        pairs = [row for row in rows if row["type"] == "tp_pair" and row["scheme"] == SCHEME]
         self.products = {}  # by m: a, b, worst error; us = a + b * outputs * inputs of both layers
         for m in sorted({row["m"] for row in pairs}):
             points = []
@@ -162,11 +173,20 @@ def page(rows):
         "slowest rank.",
     ]
     for (engine, device), own in sorted(groups.items(), key=lambda item: item[0][0] != "nccl"):
-        out += ["", f"## Measured: {device}, {'NCCL' if engine == 'nccl' else 'MPI'}", "", *measured_pairs(own)]
-        reduces = [row for row in own if row["type"] == "all_reduce"]
-        if reduces:
-            out += ["", *table(["all-reduce of", "ranks", "us", "GB/s on the links"],
-                               [[size_text(row["bytes"]), row["ranks"], number(row["us"]), number(row["bus_gb_per_s"])] for row in reduces])]
+        out += ["", f"## Measured: {device}, {'NCCL' if engine == 'nccl' else 'MPI'}", ""]
+        if engine == "mpi":
+            cores = max(row["cores"] for row in own)
+            out += [
+                f"Processes of one machine with {cores} cores, beside one rank with as many threads as each of them has. More",
+                "processes than cores take turns.",
+                "",
+            ]
+        out += measured_pairs(own)
+        if reduces := all_reduces(own):
+            lines = []
+            for (size, ranks), us in reduces.items():
+                lines.append([size_text(size), ranks, number(us), number(2 * (ranks - 1) / ranks * size / us / 1e3)])
+            out += ["", *table(["all-reduce of", "ranks", "us", "GB/s on the links"], lines)]
         overlaps = [row for row in own if row["type"] == "tp_overlap"]
         if overlaps:
             out += [
@@ -193,7 +213,8 @@ def extrapolation(rows):
         "",
         "Nothing here was measured beyond two GPUs. The model:",
         "",
-        "- Products of m tokens take a + b · outputs · inputs, fitted for each m to the rows above, one GPU and two:",
+        f"- Products of m tokens take a + b · outputs · inputs, fitted for each m to the rows of scheme {SCHEME} above, one GPU",
+        "  and two:",
         "",
         *table(
             ["m", "a, us", "b, us per million weights", "worst error"],

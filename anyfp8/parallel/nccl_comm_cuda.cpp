@@ -3,15 +3,16 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstring>
 #include <fstream>
+#include <future>
 #include <mutex>
 #include <thread>
 #include <utility>
 
+#include "anyfp8/base/log.h"
 #include "anyfp8/base/text.h"
 #include "anyfp8/device/check_cuda.h"
 #include "anyfp8/device/device_memory.h"
@@ -127,6 +128,18 @@ NcclHandle meet(const Device& device, const NcclUniqueId& id, Watchdog& watchdog
              watchdog.size(), device.name, opening->words);
 }
 
+// Leaves a communicator, by ncclCommDestroy() or ncclCommAbort(), on a thread that nobody has to wait for:
+// NCCL stays in there until the last captured graph with calls on it is destroyed, which may be never.
+std::future<void> leave(int (*how)(NcclHandle), NcclHandle handle, int device) {
+  std::packaged_task<void()> task([how, handle, device] {
+    // What is left of the work, or of an error, is of no use to anybody any more.
+    if (cudaSetDevice(device) == cudaSuccess) static_cast<void>(how(handle));
+  });
+  std::future<void> left = task.get_future();
+  std::thread(std::move(task)).detach();
+  return left;
+}
+
 class NcclComm final : public Comm {
  public:
   // Owns `handle` unless there is no watchdog: then it is somebody else's.
@@ -148,12 +161,14 @@ class NcclComm final : public Comm {
     stop_.notify_all();
     watcher_.join();
     const bool in_order = close();
-    if (aborted_) return;
-    // What is left of the work, or of an error, is of no use to anybody any more.
-    int current = 0;
-    if (cudaGetDevice(&current) != cudaSuccess || cudaSetDevice(device().index) != cudaSuccess) return;
-    static_cast<void>(in_order ? nccl_.comm_destroy(handle_) : nccl_.comm_abort(handle_));
-    static_cast<void>(cudaSetDevice(current));
+    if (!left_.valid())
+      left_ = leave(in_order ? nccl_.comm_destroy : nccl_.comm_abort, handle_, device().index);
+    if (left_.wait_for(std::chrono::seconds(5)) == std::future_status::ready) return;
+    log_message(
+        LogLevel::kWarning,
+        fmt::format("a captured graph still has calls on the communicator of rank {}, whose memory stays "
+                    "until it is destroyed; graphs are to be destroyed before their Comm",
+                    rank()));
   }
 
   size_t scratch_bytes(int64_t count, DType from, DType to) const noexcept override {
@@ -339,16 +354,15 @@ class NcclComm final : public Comm {
 
   void abort() {
     // A call that does not end by itself, as it waits for the lost rank, ends by this.
-    std::unique_lock lock(calls_, std::chrono::seconds(1));
-    aborted_ = true;
-    static_cast<void>(nccl_.comm_abort(handle_));
+    const std::unique_lock lock(calls_, std::chrono::seconds(1));
+    left_ = leave(nccl_.comm_abort, handle_, device().index);
   }
 
   const NcclLibrary& nccl_ = nccl_library();
   NcclHandle handle_;
   DeviceMemory barrier_;  // one f32
   std::timed_mutex calls_;
-  std::atomic<bool> aborted_ = false;
+  std::future<void> left_;  // once somebody gave the communicator back; of the watcher, then the destructor
   std::mutex watch_mutex_;
   std::condition_variable stop_;
   bool stopping_ = false;
