@@ -99,6 +99,8 @@ class Decoder:
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
             self.out = self.forward()
+        self.cache.reset()
+        self.graph.replay()  # what is captured is not run
 
     def microseconds(self, tokens):
         """Of a token, the mean of a round."""

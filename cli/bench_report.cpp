@@ -254,7 +254,10 @@ nlohmann::json row_json(const nlohmann::json& head, const BenchRow& row) {
                {"n", row.shape.n},
                {"k", row.shape.k},
                {"m", row.m}});
-  if (row.kind == Kind::kKernel) json["scheme"] = row.scheme;
+  if (row.kind == Kind::kKernel) {
+    json["scheme"] = row.scheme;
+    json["asked"] = row.asked.empty() ? "chosen" : row.asked;
+  }
   if (!row.refused.empty()) {
     json["refused"] = row.refused;
     return json;

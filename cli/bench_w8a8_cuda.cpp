@@ -49,7 +49,8 @@ class Fp8ProductMethod : public ProductMethod {
     const int64_t m = activations.x.shape()[0];
     const w8a8::Parts parts =
         w8a8::parts_of(m, {shape_.n, shape_.k}, w8a8::granule_of(operands_->config), true);
-    ANYFP8_NEED(parts.count == 1 && !parts.staged, "m = {} is not one product of cuBLASLt's", m);
+    ANYFP8_NEED(parts.count == 1 && parts.few == 0, "m = {} is not one product of cuBLASLt's", m);
+    ANYFP8_NEED(!w8a8::is_mx(operands_->config), "MX weights are multiplied slab by slab");
     ANYFP8_NEED(!w8a8::copies_weight_scale(operands_->config),
                 "k = {}: cuBLASLt does not read the scales of the weight as they are", shape_.k);
     place(activations);
@@ -67,10 +68,10 @@ class Fp8ProductMethod : public ProductMethod {
   void queue(size_t copy) override {
     const LinearConfig& config = operands_->config;
     const PlacedWeight placed = operands_->weights[copy]->view(config);
-    cublaslt_fp8_gemm(w8a8::product_of(config),
+    cublaslt_fp8_gemm(w8a8::product_of(config, config.n),
                       {.m = x_view_.rows,
                        .w = placed.data,
-                       .w_scale = static_cast<const float*>(placed.scale),
+                       .w_scale = placed.scale,
                        .x = codes_.codes,
                        .x_scale = codes_.scales,
                        .y = y_view_.data,

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <exception>
@@ -33,17 +34,22 @@ std::atomic<bool> watched{false};  // by the other ranks
 }
 
 // mpirun sends SIGTERM to the other ranks when one has ended, and SIGKILL within a second. The watchdog, once
-// there is one, knows which rank, and why; it comes first if it can. Blocked before any other thread is
-// started, so that this one gets it.
-void say_why_on_sigterm() {
+// there is one, knows which rank, and why; it comes first if it can. Before that Open MPI 4.1.4's mpirun
+// sometimes hangs (once in some 50 times that a rank died in MPI_Init) and the ranks in MPI_Init with it;
+// hence the clock, where MPI starts. The signal is blocked before any other thread is started, so that this
+// one gets it.
+void say_why_on_sigterm(const Launch& launch) {
   sigset_t terminate;
   sigemptyset(&terminate);
   sigaddset(&terminate, SIGTERM);
   std::signal(SIGTERM, SIG_DFL);
   pthread_sigmask(SIG_BLOCK, &terminate, nullptr);
-  std::thread([terminate] {
-    int signal = 0;
-    sigwait(&terminate, &signal);
+  std::thread([terminate, by_mpi = launch.by != Launch::By::kTorchrun] {
+    constexpr timespec kStart{25, 0};  // four ranks take a second, on a busy machine five
+    int signal = by_mpi ? sigtimedwait(&terminate, nullptr, &kStart) : -1;
+    if (by_mpi && signal < 0 && errno == EAGAIN && !watched)
+      end_rank("the ranks have not met within 25 s; another rank has ended, or mpirun hangs");
+    if (signal < 0) sigwait(&terminate, &signal);
     if (!watched)
       end_rank("ended by SIGTERM before the ranks had met; another rank has ended, or its launcher");
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
@@ -65,7 +71,7 @@ int on_ranks(const Device& device, const std::function<int(Comm&)>& body) {
   const Launch launch = launch_from_environment();
   if (launch.size == 1) return body(*open_comm(device));
   own_rank = launch.rank;
-  say_why_on_sigterm();
+  say_why_on_sigterm(launch);
   share_cores(launch);
   if (launch.rank != 0) set_log_sink([](LogLevel, std::string_view) {});
   std::unique_ptr<Comm> comm;

@@ -33,7 +33,7 @@ struct Arguments {
   DeviceChoice device;
   std::vector<MatrixShape> shapes;
   std::vector<int64_t> tokens{1, 4, 16};
-  std::vector<std::string> kernels;  // names and "all"; empty: the one selection takes
+  std::vector<std::string> kernels{"chosen"};  // names, "all", and the one that selection takes
   std::vector<std::string> schemes{"channel"};
   LinearOptions linear;
   double seconds = 0.5;
@@ -50,11 +50,10 @@ BenchMethods make_peers(const Linear& linear, const Fp8Weight& weight) {
 // Names of kernels to measure for one layer; "": whatever selection takes for each m.
 std::vector<std::string> kernels_for(const Arguments& arguments, const LinearConfig& config,
                                      const Device& device, const std::vector<std::string>& disabled) {
-  if (arguments.kernels.empty()) return {""};
   std::vector<std::string> names;
   for (const std::string& asked : arguments.kernels) {
     if (asked != "all") {
-      names.push_back(asked);
+      names.push_back(asked == "chosen" ? "" : asked);
       continue;
     }
     for (const Kernel* kernel : all_kernels()) {
@@ -258,12 +257,13 @@ void add_bench(CLI::App& app, Run& run) {
           "--kernel",
           [arguments](const std::vector<std::string>& names) {
             for (const std::string& name : names) {
-              if (name != "all") check_kernel_name("--kernel", name);
+              if (name != "all" && name != "chosen") check_kernel_name("--kernel", name);
             }
             arguments->kernels = names;
           },
-          "Kernels, or all (default: the one that is chosen)")
+          "Kernels, all, and chosen: the one that selection takes")
       ->type_name("A,B")
+      ->default_str("chosen")
       ->delimiter(',')
       ->allow_extra_args(false);
   verb->add_option(

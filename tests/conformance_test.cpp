@@ -273,7 +273,7 @@ TEST_P(Conformance, AnyNumberOfThreadsGivesTheSameBits) {
       {1030, 300, 5, {.group = kPerRow}},     // one packs x for itself, two pack it together
       {64, 4096, 64, {.group = kPerRow}},     // more threads than panels: they share the tokens
       {70, 100, 530, {.group = kPerRow}},     // more tokens than one block
-      {40, 1211, 64, {.group = {1, 604}}},    // groups longer than a chunk
+      {40, 2611, 64, {.group = {1, 1304}}},   // groups longer than a chunk
       {130, 604, 64, {.dtype = DType::kBF16}},
   };
   std::mt19937 random(7);

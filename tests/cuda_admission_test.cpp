@@ -25,7 +25,18 @@ TEST(CublasLtW8A8, ScaleModesByCapability) {
   }
   expect_in(says(quantized(kBlock128, kPerTensor), 9, 0), "no scale mode for weights by 128x128");
   expect_in(says(quantized(kPerRow, kPerRow, ScaleSource::kStored), 9, 0), "static activations by row");
-  expect_in(says(quantized(kMx32, kMx32), 10, 0), "by 1x32, it takes tensor, row, 128x128");
+  QuantScheme mx = quantized(kMx32, kMx32);
+  expect_in(says(mx, 10, 0), "weight scales by 1x32 are f32, it takes e8m0");
+  mx.weight.scale_dtype = DType::kE8M0;
+  expect_in(says(mx, 10, 0), "activation scales by 1x32 are f32, it takes e8m0");
+  mx.activation->scale_dtype = DType::kE8M0;
+  EXPECT_EQ(says(mx, 10, 0) + says(mx, 10, 3) + says(mx, 12, 0), "");
+  expect_in(says(mx, 9, 0), "exists on compute capability 10.0 and newer alone, this is 9.0");
+  mx.activation = quantized(kPerRow, kPerRow).activation;
+  expect_in(says(mx, 10, 0), "no scale mode for weights by 1x32 with dynamic activations by row");
+  QuantScheme block = quantized(kBlock128, kGroup128);
+  block.weight.scale_dtype = DType::kE8M0;
+  expect_in(says(block, 9, 0), "weight scales by 128x128 are e8m0, it takes f32");
 }
 
 TEST(CublasLtW8A8, AlignmentAndDtypes) {
@@ -49,6 +60,22 @@ TEST(CublasLtW8A8, TakesLargeMAlone) {
   EXPECT_EQ(plan(cuda(9, 0), config, 128), "cuda_cublaslt_w8a8");
   EXPECT_EQ(plan(cuda(8, 9), config, 1), "cuda_mma_w8a16");
   EXPECT_EQ(plan(cuda(8, 9), config, 4096), "cuda_cublaslt_w8a8");
+  QuantScheme mx = quantized(kMx32, kMx32);
+  mx.weight.scale_dtype = mx.activation->scale_dtype = DType::kE8M0;
+  EXPECT_EQ(plan(cuda(10, 0), layer(mx, Policy::kSpeed), 255), "cuda_mma_w8a16");
+  EXPECT_EQ(plan(cuda(10, 0), layer(mx, Policy::kSpeed), 256), "cuda_cublaslt_w8a8");
+  EXPECT_EQ(plan(cuda(9, 0), layer(mx, Policy::kSpeed), 256), "cuda_wgmma_w8a16");
+}
+
+// Rows of codes are copied: a slab of 128 has to fit.
+TEST(CublasLtW8A8, MxRowsTooLongForASlab) {
+  QuantScheme mx = quantized(kMx32, kMx32);
+  mx.weight.scale_dtype = mx.activation->scale_dtype = DType::kE8M0;
+  const auto says = [&](int64_t n, int64_t k) {
+    return reason("cuda_cublaslt_w8a8", layer(mx, Policy::kSpeed, n, k), cuda(10, 0));
+  };
+  EXPECT_EQ(says(256, 262144), "");
+  expect_in(says(256, 262144 + 64), "128 rows of codes do not fit its 32 MiB of scratch");
 }
 
 TEST(WgmmaW8A16, IsHopperAlone) {

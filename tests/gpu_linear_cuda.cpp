@@ -378,7 +378,7 @@ TEST_F(GpuLinear, WithSyncAnErrorNamesItsLayer) {
       FAIL() << "no error came through";
     } catch (const Error& error) {
       const std::string text = error.what();
-      EXPECT_EQ(text.find("failing of the layer n = 384, k = 512 at m = 3") != std::string::npos, sync)
+      EXPECT_EQ(text.find("failing of the layer n = 384, k = 2048 at m = 3") != std::string::npos, sync)
           << text;
       EXPECT_NE(text.find("illegal memory access"), std::string::npos) << text;
     }

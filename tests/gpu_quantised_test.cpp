@@ -24,6 +24,7 @@ constexpr QuantKey kActivations[] = {
     {.group = kPerTensor, .source = ScaleSource::kDynamic},
     {.group = kPerRow, .source = ScaleSource::kDynamic},
     {.group = kGroup128, .source = ScaleSource::kDynamic},
+    {.group = kMx32, .source = ScaleSource::kDynamic, .scale_dtype = DType::kE8M0},
     {.dtype = DType::kE5M2, .group = kPerRow, .source = ScaleSource::kDynamic}};
 
 class GpuQuantised : public GpuKernel {
@@ -150,7 +151,7 @@ TEST_P(GpuQuantised, EveryPairOfSchemesHoldsBothBounds) {
   EXPECT_GT(ran, 0u) << "it refused everything";
 }
 
-// Where a call is one product, and where y is copied: see w8a8_parts.h.
+// Where a call is one product, and where the last tokens are left to a kernel of their own: see w8a8_parts.h.
 TEST_P(GpuQuantised, EveryTokenCountAroundTheParts) {
   std::mt19937 random(7);
   for_each_scheme(48, 320, DType::kBF16, true, [&](const LinearConfig& config) {
@@ -162,13 +163,20 @@ TEST_P(GpuQuantised, EveryTokenCountAroundTheParts) {
   });
 }
 
-// And where y is too large to be copied, so that the last tokens are a product of their own.
-TEST_P(GpuQuantised, ManyOutputsOfOddTokens) {
+// Of each number of these tokens, alone and behind others, with ends of weights in every place.
+TEST_P(GpuQuantised, TokensThatAreLeftToAKernelOfTheirOwn) {
   std::mt19937 random(12);
-  for_each_scheme(16384, 64, DType::kBF16, true, [&](const LinearConfig& config) {
-    if (config.scheme.weight.group != kBlock128) return;
-    expect_right(layer_of(config, random), 1027, 0, 0, random);
-  });
+  for (const Grid& shape : {Grid{264, 64}, Grid{136, 1000}, Grid{1048, 2944}}) {
+    for_each_scheme(shape.rows, shape.cols, DType::kF16, true, [&](const LinearConfig& config) {
+      if (config.scheme.weight.group != kBlock128) return;
+      const Layer layer = layer_of(config, random);
+      for (const int64_t m : {1, 2, 3, 5, 7, 9, 135, 516, 519, 520}) {
+        expect_right(layer, m, m % 2 * 8, 0, random);
+        if (HasFatalFailure()) return;
+      }
+    });
+    if (HasFailure()) return;
+  }
 }
 
 TEST_P(GpuQuantised, RowsAtAnyAlignment) {

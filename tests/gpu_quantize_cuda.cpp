@@ -9,7 +9,9 @@
 #include <string>
 #include <vector>
 
+#include "anyfp8/kernels/common/mx_scale_tiles.h"
 #include "anyfp8/kernels/common/quantize_activation.h"
+#include "anyfp8/kernels/cuda_cublaslt_w8a8/mx_slab.h"
 #include "tests/gpu_case.h"
 #include "tests/quantised_case.h"
 
@@ -23,7 +25,28 @@ constexpr DType kCodes[] = {DType::kE4M3, DType::kE5M2};
 constexpr QuantKey kKeys[] = {{.group = kPerTensor, .source = ScaleSource::kStored},
                               {.group = kPerTensor, .source = ScaleSource::kDynamic},
                               {.group = kPerRow, .source = ScaleSource::kDynamic},
-                              {.group = kGroup128, .source = ScaleSource::kDynamic}};
+                              {.group = kGroup128, .source = ScaleSource::kDynamic},
+                              {.group = kMx32, .source = ScaleSource::kDynamic, .scale_dtype = DType::kE8M0}};
+
+bool is_mx(const QuantKey& key) { return key.group == kMx32; }
+
+// Bytes of the scales of `rows` tokens.
+size_t scale_bytes(const QuantKey& key, int64_t rows, int64_t k) {
+  if (is_mx(key)) return static_cast<size_t>(mx_scale_bytes(rows, shuffled_pitch(k) / 32));
+  return static_cast<size_t>(rows * (key.group.cols == 0 ? 1 : (k + 127) / 128)) * 4;
+}
+
+// That of group `group` of a row, as quantize_activation() lays them out.
+float scale_at(const QuantKey& key, const std::vector<uint8_t>& scales, int64_t rows, int64_t k, int64_t row,
+               int64_t group) {
+  if (is_mx(key)) {
+    const int64_t word = mx_scale_place(row, group / 4, mx_scale_words(shuffled_pitch(k) / 32));
+    return e8m0_to_f32(scales[static_cast<size_t>(4 * word + group % 4)]);
+  }
+  float scale;
+  std::memcpy(&scale, &scales[static_cast<size_t>((group * rows + row) * 4)], 4);
+  return scale;
+}
 
 class GpuQuantize : public testing::Test {
  protected:
@@ -47,11 +70,11 @@ class GpuQuantize : public testing::Test {
                  std::to_string(given.skip) + ", from row " + std::to_string(given.row_begin));
     const DeviceGuard guard(device_);
     const int64_t rows = given.rows < 0 ? x.rows : given.rows, pitch = shuffled_pitch(x.cols);
-    const int64_t groups = key.group.cols == 0 ? 1 : (x.cols + 127) / 128;
+    const int64_t groups = scale_grid(key.group, 1, x.cols).cols;
     const float stored = given.stored.value_or(0), bound = given.upper_bound.value_or(0);
     const DeviceBuffer from(device_, x.bytes, given.skip * 2), input(device_, &stored, 4),
         most(device_, &bound, 4), codes(device_, static_cast<size_t>(rows * pitch)),
-        scales(device_, static_cast<size_t>(rows * groups) * 4), maxima(device_, kMaxima * 4);
+        scales(device_, scale_bytes(key, rows, x.cols)), maxima(device_, kMaxima * 4);
     TensorView view{from.data(), x.dtype, x.rows, x.cols, x.stride};
     quantize_activation({.key = key,
                          .x = view,
@@ -60,7 +83,7 @@ class GpuQuantize : public testing::Test {
                          .stored_scale = static_cast<const float*>(input.data()),
                          .upper_bound = given.upper_bound ? static_cast<const float*>(most.data()) : nullptr,
                          .codes = static_cast<uint8_t*>(codes.data()),
-                         .scales = static_cast<float*>(scales.data()),
+                         .scales = scales.data(),
                          .maxima = static_cast<uint32_t*>(maxima.data())},
                         device_, {});
     synchronize({});
@@ -74,7 +97,11 @@ class GpuQuantize : public testing::Test {
     for (int64_t row = 0; row < rows; ++row) {
       const int64_t x_row = given.row_begin + row;
       std::vector<uint8_t> natural(static_cast<size_t>(pitch));
-      unshuffle_row(found.data() + row * pitch, natural.data(), pitch);
+      if (is_mx(key)) {
+        std::memcpy(natural.data(), found.data() + row * pitch, natural.size());
+      } else {
+        unshuffle_row(found.data() + row * pitch, natural.data(), pitch);
+      }
       for (int64_t c = 0; c < pitch; ++c) {
         const int code = natural[static_cast<size_t>(c)];
         if (c >= x.cols || x_row >= x.rows) {
@@ -91,15 +118,16 @@ class GpuQuantize : public testing::Test {
         }
       }
       for (int64_t group = 0; group < groups; ++group) {
-        float scale;
-        std::memcpy(&scale, &found_scales[static_cast<size_t>((group * rows + row) * 4)], 4);
-        const float wanted = x_row < x.rows
-                                 ? expected.scales[static_cast<size_t>(x_row * x.cols + group * 128)]
-                             : key.group == kPerTensor ? expected.scales[0]
-                                                       : kActivationScaleFloor;
+        const float scale = scale_at(key, found_scales, rows, x.cols, row, group);
+        const float wanted =
+            x_row < x.rows ? expected.scales[static_cast<size_t>(x_row * x.cols + group * key.group.cols)]
+            : key.group == kPerTensor ? expected.scales[0]
+                                      : kActivationScaleFloor;
         ASSERT_EQ(scale, wanted) << "scale of row " << row << ", group " << group;
       }
     }
+    if (!is_mx(key)) return;
+    for (const uint8_t scale : found_scales) ASSERT_NE(scale, 0xFF) << "NaN in the padding of the scales";
   }
 
   Device device_;
@@ -179,6 +207,48 @@ TEST_F(GpuQuantize, ALargeTensorHasOneScale) {
   expect_same({.group = kPerTensor, .source = ScaleSource::kDynamic}, x, {.row_begin = 700, .rows = 9});
 }
 
+// What cuBLASLt reads of MX weights where there is Blackwell; copying it needs none.
+TEST_F(GpuQuantize, SlabsOfMxWeightsAreInOrder) {
+  const DeviceGuard guard(device_);
+  std::mt19937 random(5);
+  for (const Grid shape : {Grid{8, 32}, Grid{300, 64}, Grid{272, 200}, Grid{384, 1408}}) {
+    SCOPED_TRACE(std::to_string(shape.rows) + " x " + std::to_string(shape.cols));
+    const int64_t k = shape.cols, pitch = shuffled_pitch(k), words = mx_scale_words(pitch / 32);
+    const Layer layer = random_layer(config_of(shape.rows, k, {.group = kMx32, .scale_dtype = DType::kE8M0},
+                                               DType::kBF16, DType::kBF16, false),
+                                     random);
+    const DeviceBuffer weight(device_, layer.device_codes(Layout::kK64Shuffled)), scale(device_, layer.scale);
+    PlacedWeight placed;
+    placed.config = layer.config;
+    placed.data = weight.data();
+    placed.scale = scale.data();
+    placed.grid = layer.grid;
+    for (const int64_t begin : {int64_t{0}, shape.rows / 2}) {
+      const int64_t rows = std::min<int64_t>(shape.rows - begin, 140);
+      const DeviceBuffer codes(device_, static_cast<size_t>(rows * pitch)),
+          tiles(device_, static_cast<size_t>(mx_scale_bytes(rows, pitch / 32)));
+      w8a8::copy_mx_slab(placed, begin, rows, codes.data(), tiles.data(), {});
+      synchronize({});
+      codes.expect_guards("the codes");
+      tiles.expect_guards("the scales");
+      const std::vector<uint8_t> found = codes.read(), found_scales = tiles.read();
+      for (int64_t row = 0; row < rows; ++row) {
+        for (int64_t c = 0; c < pitch; ++c) {
+          const int wanted = c < k ? layer.weight[static_cast<size_t>((begin + row) * k + c)] : 0;
+          ASSERT_EQ(int{found[static_cast<size_t>(row * pitch + c)]}, wanted) << row << ", " << c;
+        }
+        for (int64_t group = 0; group < layer.grid.cols; ++group) {
+          const int64_t place = 4 * mx_scale_place(row, group / 4, words) + group % 4;
+          ASSERT_EQ(found_scales[static_cast<size_t>(place)],
+                    layer.scale[static_cast<size_t>((begin + row) * layer.grid.cols + group)])
+              << row << ", " << group;
+        }
+      }
+      for (const uint8_t code : found_scales) ASSERT_NE(code, 0xFF);
+    }
+  }
+}
+
 TEST_F(GpuQuantize, ExtrasAreWrittenBesideX) {
   const DeviceGuard guard(device_);
   std::mt19937 random(4);
@@ -191,15 +261,15 @@ TEST_F(GpuQuantize, ExtrasAreWrittenBesideX) {
   for (const QuantKey& key : kKeys) {
     const float stored = 1;
     const DeviceBuffer from(device_, x.bytes), input(device_, &stored, 4), codes(device_, 6 * 1408),
-        scales(device_, 6 * 11 * 4), maxima(device_, kMaxima * 4), bias_from(device_, bias.data(), kBias * 4),
-        bias_to(device_, kBias * 2), scale_from(device_, scale.data(), kRows * kCols * 4),
-        scale_to(device_, kRows * kPitch * 4);
+        scales(device_, scale_bytes(key, 6, 1408)), maxima(device_, kMaxima * 4),
+        bias_from(device_, bias.data(), kBias * 4), bias_to(device_, kBias * 2),
+        scale_from(device_, scale.data(), kRows * kCols * 4), scale_to(device_, kRows * kPitch * 4);
     quantize_activation({.key = key,
                          .x = {from.data(), x.dtype, x.rows, x.cols, x.stride},
                          .rows = x.rows,
                          .stored_scale = static_cast<const float*>(input.data()),
                          .codes = static_cast<uint8_t*>(codes.data()),
-                         .scales = static_cast<float*>(scales.data()),
+                         .scales = scales.data(),
                          .maxima = static_cast<uint32_t*>(maxima.data()),
                          .extras = {.bias = static_cast<const float*>(bias_from.data()),
                                     .rounded_bias = bias_to.data(),

@@ -25,6 +25,8 @@ INSTRUCTION = re.compile(r"^\s*([0-9a-f]+):\s+(.*?)\s*$")
 # Templates whose every instantiation must have a loop that was looked at. (Those of AMX are none of them: the
 # source itself names the registers of their sums.)
 TILE = re.compile(r"\b(direct_tile|buffered_tile|multiply_tile|dot_direct|score|weigh)<")
+# The tile that fills a buffer stores what it decodes between its products.
+FILLS = re.compile(r"\bdirect_tile<.*, true>\(")
 # These take the last, partial vector of a row over the stack, and keep no tile of sums.
 PARTIAL_VECTORS = re.compile(r"\b(rms_norm|norm_and_rotate|silu_times|sum_exp|soften|attend)\(")
 
@@ -72,8 +74,8 @@ def examine(disassembly):
             seen += 1
             stores = [text for text in loop if STORE.match(text)]
             spills = sum(bool(STACK.search(text)) for text in stores)
-            # One that stores elsewhere is a way around the loop of products, from one scale to the next.
-            only_sums |= len(stores) == spills
+            # Else one that stores elsewhere is a way around the loop of products, from one scale to the next.
+            only_sums |= len(stores) == spills or FILLS.search(name) is not None
             if spills:
                 found.append(f"{name}: a loop of {multiply_adds} multiply-adds stores {spills} vectors to the stack")
         if TILE.search(name) and not only_sums:

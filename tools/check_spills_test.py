@@ -65,6 +65,14 @@ class Spills(unittest.TestCase):
             self.assertEqual((len(found), seen), (1, loops))
             self.assertIn("buffered_tile<Op, 2>", found[0])
 
+    def test_the_tile_that_fills_a_buffer_may_store_there_and_not_to_the_stack(self):
+        name, buffer = "void direct_tile<Op, (DType)4, 6, 2, true>(Task const&)", "vmovdqu64 %zmm3,(%rax)"
+        self.assertEqual(check_spills.examine(listing([buffer], name=name)), ([], 1))
+        self.assertEqual(len(check_spills.examine(listing([buffer], name=name.replace("true", "false")))[0]), 1)
+        found, _ = check_spills.examine(listing([buffer, STORE], name=name))
+        self.assertEqual(len(found), 1)
+        self.assertIn("stores 1 vectors to the stack", found[0])
+
     def test_nothing_to_look_at_is_a_failure(self):
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "empty.c"

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 
 #include "anyfp8/base/float8.h"
@@ -13,6 +14,8 @@
 //
 //   stored    s = the checkpoint's
 //   dynamic   s = max(min(amax, upper bound) / largest code, kActivationScaleFloor)
+//             and of scales that are e8m0 (MX) the least power of two that is not below: nothing is clamped,
+//             which the OCP specification's own example, the power of two below amax, does to the largest
 //   code    = round to nearest even of clamp(x / s, +- largest code),   x ~ code * s
 //
 // each step one fp32 operation. For finite x that is torch's
@@ -53,11 +56,22 @@ ANYFP8_HOST_DEVICE inline float fast_clamped_quotient(float x, float scale, floa
   return std::fma(-std::fma(rough, scale, -x), inverse, rough);
 }
 
-// The scale of a group whose largest finite |x| is `amax`.
-ANYFP8_HOST_DEVICE inline float activation_scale(float amax, float upper_bound, DType codes) {
+// The least power of two that is not below `scale`, a normal number up to 2^127.
+ANYFP8_HOST_DEVICE inline float power_of_two_from(float scale) {
+  uint32_t bits;
+  memcpy(&bits, &scale, sizeof(bits));
+  bits = (bits + 0x7FFFFF) & 0x7F800000;
+  memcpy(&scale, &bits, sizeof(bits));
+  return scale;
+}
+
+// The scale of a group whose largest finite |x| is `amax`; `scales` is f32 or e8m0.
+ANYFP8_HOST_DEVICE inline float activation_scale(float amax, float upper_bound, DType codes,
+                                                 DType scales = DType::kF32) {
   const float largest = largest_code(codes);
-  const float scale = fast_quotient(amax < upper_bound ? amax : upper_bound, largest, 1 / largest);
-  return scale > kActivationScaleFloor ? scale : kActivationScaleFloor;
+  const float quotient = fast_quotient(amax < upper_bound ? amax : upper_bound, largest, 1 / largest);
+  const float scale = quotient > kActivationScaleFloor ? quotient : kActivationScaleFloor;
+  return scales == DType::kE8M0 ? power_of_two_from(scale) : scale;
 }
 
 // Whether an infinite x is clamped like any other that is too large.

@@ -28,6 +28,32 @@ TEST(ActivationScale, IsTheLargestOverTheLargestCodeAndNeverBelowTheFloor) {
   EXPECT_LT(activation_scale(std::numeric_limits<float>::max(), kNoUpperBound, DType::kE4M3), kFastScaleEnd);
 }
 
+// e8m0: no element is beyond the largest code, and under half the scale the largest would be.
+TEST(ActivationScale, OfMxIsTheLeastPowerOfTwoThatClampsNothing) {
+  const auto scale = [](float amax, DType codes = DType::kE4M3) {
+    return activation_scale(amax, kNoUpperBound, codes, DType::kE8M0);
+  };
+  EXPECT_EQ(scale(448), 1);
+  EXPECT_EQ(scale(449), 2);
+  EXPECT_EQ(scale(256), 1) << "512 is no code";
+  EXPECT_EQ(scale(224), 0.5f);
+  EXPECT_EQ(scale(57344, DType::kE5M2), 1);
+  EXPECT_EQ(scale(0), kActivationScaleFloor);
+  EXPECT_EQ(activation_scale(1e6f, 448, DType::kE4M3, DType::kE8M0), 1);
+  for (const DType codes : kCodes) {
+    for (uint32_t bits = 0; bits < 0x7F80; ++bits) {
+      const float amax = bf16_to_f32(static_cast<uint16_t>(bits)), s = scale(amax, codes);
+      int exponent;
+      ASSERT_EQ(std::frexp(s, &exponent), 0.5f);
+      ASSERT_LE(amax, largest_code(codes) * s) << amax;
+      if (s > kActivationScaleFloor) {
+        ASSERT_GT(amax, largest_code(codes) * (s / 2)) << amax;
+      }
+      ASSERT_LE(s, kFastScaleEnd);
+    }
+  }
+}
+
 TEST(ActivationCode, ClampsRoundsToEvenAndKeepsNaN) {
   const auto e4m3 = [](float x, float scale, bool clamps = true) {
     return int{activation_code(x, scale, DType::kE4M3, clamps)};

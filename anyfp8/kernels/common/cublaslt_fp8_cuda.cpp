@@ -45,6 +45,8 @@ Descriptors describe(const Fp8Product& product) {
         return {CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F, CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F};
       case Fp8Scales::kBlock128:
         return {CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F, CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F};
+      case Fp8Scales::kMx:
+        return {CUBLASLT_MATMUL_MATRIX_SCALE_VEC32_UE8M0, CUBLASLT_MATMUL_MATRIX_SCALE_VEC32_UE8M0};
       default: return {CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F, CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F};
     }
   }();
@@ -55,9 +57,10 @@ Descriptors describe(const Fp8Product& product) {
 }
 
 std::string text(const Fp8Product& product, int64_t m) {
-  const char* scales = product.scales == Fp8Scales::kTensor  ? "by tensor"
-                       : product.scales == Fp8Scales::kOuter ? "by row and token"
-                                                             : "by 128x128 and 1x128";
+  const char* scales = product.scales == Fp8Scales::kTensor     ? "by tensor"
+                       : product.scales == Fp8Scales::kOuter    ? "by row and token"
+                       : product.scales == Fp8Scales::kBlock128 ? "by 128x128 and 1x128"
+                                                                : "by 1x32";
   return fmt::format("{} weights and {} activations with scales {}, y in {}{}, n = {}, k = {}, m = {}",
                      dtype_name(product.weight), dtype_name(product.activation), scales,
                      dtype_name(product.out), product.bias ? " with bias" : "", product.n, product.k, m);

@@ -10,10 +10,11 @@ namespace anyfp8 {
 
 // How the scales of an FP8 product lie: cuBLASLt's scale modes for w and x.
 enum class Fp8Scales : uint8_t {
-  kTensor,   // one of w, one of x
-  kOuter,    // [n] of w, [m] of x
-  kBlock128  // 128x128 of w: [ceil(n / 128), ceil(k / 128) rounded up to 4];
-             // 1x128 of x: [ceil(k / 128), m], m a multiple of 4
+  kTensor,    // one of w, one of x
+  kOuter,     // [n] of w, [m] of x
+  kBlock128,  // 128x128 of w: [ceil(n / 128), ceil(k / 128) rounded up to 4];
+              // 1x128 of x: [ceil(k / 128), m], m a multiple of 4
+  kMx         // e8m0 by 1x32 of both, as mx_scale_tiles.h says; 10.0 and newer
 };
 
 // y[m, n] = (x · scale)[m, k] · (w · scale)[n, k]ᵀ + bias[n], all of it that does not change from call to
@@ -32,9 +33,9 @@ struct Fp8Product {
 struct Fp8Operands {
   int64_t m = 0;            // up to kMostFp8Tokens
   const void* w = nullptr;  // [n, k]
-  const float* w_scale = nullptr;
+  const void* w_scale = nullptr;
   const void* x = nullptr;  // [m, k]
-  const float* x_scale = nullptr;
+  const void* x_scale = nullptr;
   void* y = nullptr;
   int64_t y_stride = 0;  // in elements
   const void* bias = nullptr;

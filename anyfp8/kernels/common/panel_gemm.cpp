@@ -19,10 +19,12 @@ namespace {
 // KiB.
 class Chunks {
  public:
-  Chunks(const PanelShape& shape, bool longest)
-      : shape_(shape), most_steps_(longest ? shape.steps : kSegmentSteps) {
-    if (shape.group_steps < kSegmentSteps) {
-      groups_per_chunk_ = longest ? kMostScales : kSegmentSteps / shape.group_steps;
+  Chunks(const PanelShape& shape, const PanelMath& math, bool longest)
+      : shape_(shape),
+        segment_steps_(math.segment_steps),
+        most_steps_(longest ? shape.steps : segment_steps_) {
+    if (many_groups()) {
+      groups_per_chunk_ = longest ? kMostScales : std::min(kMostScales, segment_steps_ / shape.group_steps);
       count_ = (shape.groups + groups_per_chunk_ - 1) / groups_per_chunk_;
       return;
     }
@@ -31,8 +33,10 @@ class Chunks {
     count_ = (shape.groups - 1) * chunks_per_group_ + (last_steps + most_steps_ - 1) / most_steps_;
   }
 
-  static constexpr int64_t kMostScales = kSegmentSteps;  // of an output, in a chunk
+  static constexpr int64_t kMostScales = 128;  // of an output, in a chunk
 
+  // A chunk has several, and a segment one.
+  bool many_groups() const { return shape_.group_steps < segment_steps_; }
   int64_t count() const { return count_; }
 
   PanelChunk at(int64_t index) const {
@@ -40,12 +44,12 @@ class Chunks {
     const int64_t step = group * shape_.group_steps + index % chunks_per_group_ * most_steps_;
     const int64_t group_end = std::min((group + groups_per_chunk_) * shape_.group_steps, shape_.steps);
     return {step, std::min(group_end - step, most_steps_), group,
-            std::min(shape_.group_steps, kSegmentSteps)};
+            std::min(shape_.group_steps, segment_steps_)};
   }
 
  private:
   const PanelShape& shape_;
-  int64_t most_steps_;
+  int64_t segment_steps_, most_steps_;
   int64_t count_ = 0, groups_per_chunk_ = 1, chunks_per_group_ = 1;
 };
 
@@ -81,18 +85,22 @@ struct Plan {
   int64_t tile_tokens, tiles;
 
   int64_t rows() const { return tokens * parts; }
-  // As even as they come out: 7 tokens are 4 + 3. A token's parts stay together.
+  // Direct tiles are as even as they come out: 7 tokens are 4 + 3, since a short one pays for decoding as
+  // much as a long one. From a buffer, long ones first: 0.7 % at m = 64 and 256. A token's parts stay
+  // together.
   int64_t tile_begin(int64_t tile) const {
-    return math->blocks_of_x ? std::min(tile * tile_tokens, tokens) : tokens * tile / tiles;
+    const bool even = direct && !math->blocks_of_x;
+    return even ? tokens * tile / tiles : std::min(tile * tile_tokens, tokens);
   }
   int64_t x_block() const { return math->blocks_of_x ? kXBlock : 1; }
   // Units of a row in so many steps.
   int64_t x_units(int64_t steps) const {
     return (steps * math->units_per_step + x_block() - 1) / x_block() * x_block();
   }
-  // Panels that take turns chunk by chunk, so that a chunk of x is still in the L2 cache for the next panel.
-  // Few tokens are there anyway, and memory is best read in one stream.
-  int64_t panels_together() const { return rows() <= kXBlock ? 1 : 8; }
+  // Panels that take turns chunk by chunk, so that a chunk of x is still in the L2 cache for the next panel;
+  // more of them leave less of it to everything else (8 cost 0.5 to 1 % at m = 64 and 256). Few tokens are
+  // there anyway, and memory is best read in one stream.
+  int64_t panels_together() const { return rows() <= kXBlock ? 1 : 2; }
 };
 
 // A token split into parts is one pass of the dot product of bf16 pairs for each part, against four
@@ -115,7 +123,7 @@ size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 // Tokens that are multiplied together, as tiles.
 int64_t block_tiles(const Plan& plan) {
-  return plan.direct ? plan.tiles : kBlockRows / (plan.tile_tokens * plan.parts);
+  return plan.direct ? plan.tiles : plan.math->block_rows / (plan.tile_tokens * plan.parts);
 }
 
 // Each thread packs x for itself where that is a small part of its work, at 16 panels a thread about 2 %:
@@ -134,7 +142,7 @@ struct ScratchSizes {
     };
     x = alone ? 0 : x_bytes(plan.rows());
     own_x = alone ? x_bytes(block_rows) : 0;
-    buffer = plan.direct ? 0 : kSegmentSteps * plan.math->units_per_step * kPanelOutputs * 4;
+    buffer = plan.direct ? 0 : plan.math->segment_steps * plan.math->units_per_step * kPanelOutputs * 4;
     sums = static_cast<size_t>(plan.panels_together() * block_rows * kPanelOutputs) * sizeof(float);
   }
   size_t thread() const { return own_x + buffer + sums; }
@@ -217,10 +225,11 @@ class TilePacker {
       const int64_t begin = group * shape_.group_k + in_group;
       const int64_t group_end = std::min((group + 1) * shape_.group_k, shape_.k);
       const int64_t end = std::min(begin + chunk.segment_steps * kStepK, group_end);
-      for (int64_t k = begin; k < end; k += kPiece) {
-        const int64_t count = std::min(kPiece, end - k);
+      const bool whole = as_given_ && (end - begin) % kStepK == 0;
+      for (int64_t k = begin, count; k < end; k += count) {
+        count = whole ? end - begin : std::min(kPiece, end - k);
         uint32_t* rows = to + (step + (k - begin) / kStepK) * plan_.math->units_per_step * tile_rows;
-        if (as_given_ && count % kStepK == 0) {
+        if (whole) {
           put_units(token, tokens, k, count * dtype_bytes(x_.dtype) / 4, rows);
           continue;
         }
@@ -397,9 +406,8 @@ struct Worker {
                        .steps = chunk.steps,
                        .segment_steps = chunk.segment_steps,
                        .scale = scales(panel, chunk, room),
-                       .scale_step = shape.group_steps < kSegmentSteps ? kPanelOutputs : 0,
+                       .scale_step = chunks.many_groups() ? kPanelOutputs : 0,
                        .sum_factor = {shifted.sum_factor[0], shifted.sum_factor[1]}};
-        if (!plan.direct) plan.math->decode(task, buffer);
         float* const sums = totals + (panel - panel_begin) * panel_totals;
         int64_t token = first;
         for (int64_t tile = tile_begin; tile < tile_end; ++tile) {
@@ -409,6 +417,8 @@ struct Worker {
           task.share = task.next + task.steps * task.share_step_bytes * (tile - tile_begin);
           if (plan.direct) {
             plan.math->direct(task, tiles.at(token, chunk), rows, tile_sums);
+          } else if (tile == tile_begin) {
+            plan.math->multiply_first(task, buffer, tiles.at(token, chunk), rows, tile_sums);
           } else {
             plan.math->multiply(task, buffer, tiles.at(token, chunk), rows, tile_sums);
           }
@@ -468,7 +478,7 @@ void apply_panels(const PanelIsa& isa, const PlacedWeight& weight, const TensorV
     shifted = ShiftedToken(isa, x);
     if (shifted.possible) plan.math = isa.shifted;
   }
-  const Chunks chunks(shape, plan.direct && plan.rows() <= plan.math->one_pass_rows);
+  const Chunks chunks(shape, *plan.math, plan.direct && plan.rows() <= plan.math->one_pass_rows);
   const int useful = useful_threads(work_ns(x.rows, config.n, config.k));
   const bool alone = packs_alone(shape, useful);
   const ScratchSizes sizes(plan, shape, alone);

@@ -11,22 +11,15 @@
 // panel_tile.inc.
 //
 //   direct    few tokens: a tile of tokens x 64 outputs; codes are decoded in registers, between the products
-//   buffered  many: a chunk of the panel is decoded once to a buffer in the L2 cache, then meets every tile
+//   buffered  many: a chunk of the panel is decoded once to a buffer in the L2 cache, and meets every tile
 //
 //   group     of a scale along k         |  128  |  128  |  128  |  128  | ...     |        4096 (one)  ...
-//   chunk     of a panel, in the cache   |             512               | ...     |  512  |  512  |  ...
-//   segment   between scales             |  128  |  128  |  128  |  128  | ...     |  512  |  512  |  ...
+//   chunk     of a panel, in the cache   |  1024                          ...     |  1024  |  1024  | ...
+//   segment   between scales             |  128  |  128  |  128  |  128  | ...     |  1024  |  1024  | ...
 //
 // Within a segment products are added in the order of k; then total = fma(sum, scale, total). So a token's
 // bits do not depend on m, tile or thread (but see plan_of()).
 namespace anyfp8 {
-
-// 512 of k: a chunk of 64 outputs is 32 KiB of codes, 64 KiB in bf16 and 128 KiB in fp32. (AMX ends segments
-// after 256.)
-inline constexpr int64_t kSegmentSteps = 128;
-
-// Rows that share the decoding of a chunk. A decoded code costs about as much as 5 products of bf16.
-inline constexpr int64_t kBlockRows = 512;
 
 // A chunk of a panel: whole groups, or one segment of one group.
 struct PanelChunk {
@@ -57,11 +50,13 @@ inline constexpr int64_t kXBlock = 16;
 // one multiply instruction takes of k, 4 bytes; a step has units_per_step. Rows lie interleaved:
 // x[unit][rows].
 struct PanelMath {
-  int units_per_step;    // 2: pairs of bf16. 4: fp32
-  int direct_tile_rows;  // most rows of a direct tile
-  int64_t direct_rows;   // up to so many rows in all, direct
-  int one_pass_rows;     // direct tiles of up to so many rows read each code once
-  int buffer_tile_rows;  // most rows of a buffered tile
+  int units_per_step;     // 2: pairs of bf16. 4: fp32
+  int direct_tile_rows;   // most rows of a direct tile
+  int64_t direct_rows;    // up to so many rows in all, direct
+  int one_pass_rows;      // direct tiles of up to so many rows read each code once
+  int buffer_tile_rows;   // most rows of a buffered tile
+  int64_t segment_steps;  // of the longest segment, and of a chunk in a buffer
+  int64_t block_rows;     // rows that share the decoding of a chunk, at most
   // x[unit / kXBlock][rows][kXBlock] instead, zeros behind the last unit. Where a tile has fewer than kXBlock
   // rows, as many are read, and take as long.
   bool blocks_of_x = false;
@@ -70,8 +65,9 @@ struct PanelMath {
   void (*end)() = nullptr;
   // totals[r][64] += sums of the chunk, for r < rows; x begins at the chunk.
   void (*direct)(const PanelTask& task, const void* x, int rows, float* totals);
-  // steps * units_per_step * 64 elements of 4 bytes, in an order that is between these two
-  void (*decode)(const PanelTask& task, void* buffer);
+  // The same from a buffer of steps * units_per_step * 64 elements of 4 bytes, which the first tile of a
+  // chunk fills; their order is between these two.
+  void (*multiply_first)(const PanelTask& task, void* buffer, const void* x, int rows, float* totals);
   void (*multiply)(const PanelTask& task, const void* buffer, const void* x, int rows, float* totals);
 };
 

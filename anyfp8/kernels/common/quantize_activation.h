@@ -24,15 +24,19 @@ struct ProductExtras {
 // Rows [row_begin, row_begin + x rows among `rows`) of x to codes and scales, as activation_scale.h says; a
 // scale of the whole tensor is that of all rows of x. What is beyond the last row of x is zeros.
 struct ActivationRows {
-  QuantKey key;  // dtype e4m3 or e5m2; by tensor or token, or 1x128; kStored by tensor alone
+  QuantKey key;  // dtype e4m3 or e5m2; by tensor, token, 1x128, or 1x32 with e8m0; kStored by tensor alone
   TensorView x;  // [m, k] bf16 or f16, of any alignment and row stride
   int64_t row_begin = 0;
   int64_t rows = 0;                     // of codes and scales
   const float* stored_scale = nullptr;  // one, of kStored
   const float* upper_bound = nullptr;   // one, of amax; null without
-  uint8_t* codes = nullptr;             // [rows, shuffled_pitch(k)] k64_shuffled, 16-byte aligned
-  float* scales = nullptr;              // [ceil(k / 128), rows] for 1x128, else [rows], also by tensor
-  uint32_t* maxima = nullptr;           // kMaxima of scratch, dynamic by tensor alone
+  uint8_t* codes = nullptr;  // [rows, shuffled_pitch(k)] k64_shuffled, 16-byte aligned; for 1x32 in order
+  // f32 [ceil(k / 128), rows] for 1x128, else [rows], also by tensor; for 1x32 mx_scale_tiles.h of all the
+  // pitch.
+  void* scales = nullptr;
+  int64_t first_rows =
+      0;  // for 1x128: the scales of rows from here on, if not 0, lie behind those of the others
+  uint32_t* maxima = nullptr;  // kMaxima of scratch, dynamic by tensor alone
   ProductExtras extras;
 };
 inline constexpr size_t kMaxima = 1024;

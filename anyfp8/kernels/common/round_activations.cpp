@@ -39,7 +39,8 @@ float scale_of(const TensorView& x, const ActivationQuant& quant, const Region& 
       if (std::isfinite(magnitude)) amax = std::max(amax, magnitude);
     }
   }
-  return activation_scale(amax, quant.upper_bound.value_or(kNoUpperBound), quant.key.dtype);
+  return activation_scale(amax, quant.upper_bound.value_or(kNoUpperBound), quant.key.dtype,
+                          quant.key.scale_dtype);
 }
 
 // write(row, col, code, scale) for each element, write_scale(index, scale) for each place of the grid.
@@ -75,9 +76,10 @@ Verdict can_quantize(const ActivationQuant& quant) {
   const QuantKey& key = quant.key;
   ANYFP8_NEED(is_float8(key.dtype), "activations are to become {}; e4m3 and e5m2 are defined",
               dtype_name(key.dtype));
-  ANYFP8_NEED(key.scale_dtype == DType::kF32, "activation scales are {}; f32 ones are defined",
-              dtype_name(key.scale_dtype));
   const bool stored = key.source == ScaleSource::kStored;
+  ANYFP8_NEED(key.scale_dtype == DType::kF32 || (key.scale_dtype == DType::kE8M0 && !stored),
+              "{} activation scales are {}; f32 ones, and dynamic e8m0 ones, are defined",
+              stored ? "stored" : "dynamic", dtype_name(key.scale_dtype));
   ANYFP8_NEED(!stored || quant.stored_scale.has_value(),
               "the activation scale is to be stored and is not there");
   ANYFP8_NEED(!stored || key.group == kPerTensor,

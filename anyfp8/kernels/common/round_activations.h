@@ -23,12 +23,12 @@ struct ActivationQuant {
 // What the checkpoint asks for; none where it asks for nothing.
 ANYFP8_API std::optional<ActivationQuant> activation_quant(const Fp8Weight& weight);
 
-// No: activation_scale.h does not say what it means (MX).
+// No: activation_scale.h does not say what it means.
 ANYFP8_API Verdict can_quantize(const ActivationQuant& quant);
 
 struct QuantizedActivations {
   HostTensor codes;   // [m, k] key.dtype
-  HostTensor scales;  // [grid.rows, grid.cols] f32, of scale_grid(key.group, m, k)
+  HostTensor scales;  // [grid.rows, grid.cols] f32 whatever key.scale_dtype, of scale_grid(key.group, m, k)
 };
 
 // x: [m, k] bf16, f16 or f32, host memory, rows may be strided. Error(kUnsupported) with can_quantize()'s

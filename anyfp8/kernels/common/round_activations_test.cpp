@@ -19,6 +19,11 @@ const float kNaN = std::nanf("");
 ActivationQuant dynamic(Group group, std::optional<float> upper_bound = {}) {
   return {{.group = group, .source = ScaleSource::kDynamic}, {}, upper_bound};
 }
+ActivationQuant mx() {
+  ActivationQuant quant = dynamic(kMx32);
+  quant.key.scale_dtype = DType::kE8M0;
+  return quant;
+}
 ActivationQuant stored(float scale) { return {{.group = kPerTensor}, scale, {}}; }
 
 struct Matrix {
@@ -85,11 +90,19 @@ TEST(RoundActivations, AScaleIsTheGroupsLargestValueOver448) {
   EXPECT_EQ(groups[7], amax(2, 3, 128, 256) / 448);
   EXPECT_EQ(groups[14], amax(4, 5, 256, 300) / 448);
   EXPECT_EQ(scales_of(x, stored(0.25f)), std::vector<float>{0.25f});
+  const std::vector<float> of_mx = scales_of(x, mx());
+  ASSERT_EQ(of_mx.size(), 50u) << "the last 12 columns have a scale too";
+  for (const auto& [place, largest] :
+       {std::pair<size_t, float>{13, amax(1, 2, 96, 128)}, {49, amax(4, 5, 288, 300)}}) {
+    EXPECT_LE(largest, 448 * of_mx[place]);
+    EXPECT_GT(largest, 224 * of_mx[place]);
+    EXPECT_EQ(std::exp2(std::round(std::log2(of_mx[place]))), of_mx[place]);
+  }
 }
 
 TEST(RoundActivations, CodesAreTheNearest) {
-  for (const ActivationQuant& quant :
-       {dynamic(kPerTensor), dynamic(kPerRow), dynamic(kGroup128), dynamic(kPerRow, 0.5f), stored(0.01f)}) {
+  for (const ActivationQuant& quant : {dynamic(kPerTensor), dynamic(kPerRow), dynamic(kGroup128), mx(),
+                                       dynamic(kPerRow, 0.5f), stored(0.01f)}) {
     Matrix x = matrix(4, 260);
     const QuantizedActivations q = quantize_activations(x.view(), quant);
     const Grid grid = scale_grid(quant.key.group, 4, 260);
@@ -173,9 +186,10 @@ TEST(RoundActivations, WhatIsNotDefinedIsRefusedInWords) {
     }
     return std::string();
   };
-  ActivationQuant mx = dynamic(kMx32);
-  mx.key.scale_dtype = DType::kE8M0;
-  EXPECT_EQ(refusal(mx), "activation scales are e8m0; f32 ones are defined");
+  ActivationQuant powers = stored(1);
+  powers.key.scale_dtype = DType::kE8M0;
+  EXPECT_EQ(refusal(powers),
+            "stored activation scales are e8m0; f32 ones, and dynamic e8m0 ones, are defined");
   ActivationQuant integers = dynamic(kPerRow);
   integers.key.dtype = DType::kI8;
   EXPECT_EQ(refusal(integers), "activations are to become i8; e4m3 and e5m2 are defined");

@@ -25,21 +25,36 @@ struct TileShape {
   static constexpr int kThreads = kShape.threads(), kRows = kShape.rows(), kTokens = kShape.tokens();
   static constexpr int kDepth = kShape.depth();
   static constexpr int kStages = stages_of(kShape, kFamily);
-  static constexpr int kWeightBytes = kRows * kDepth, kXBytes = kTokens * kDepth * 2;
-  static constexpr int kStageBytes = stage_bytes(kShape), kSumPitch = sum_pitch(kShape);
+  static constexpr int kWeightBytes = weight_bytes(kShape, kFamily);  // of a stage; x lies behind them
+  static constexpr int kStageBytes = stage_bytes(kShape, kFamily), kSumPitch = sum_pitch(kShape);
   static constexpr int kSharedBytes = shared_bytes(kShape, kFamily);
   static constexpr int kSumsOffset = sums_offset(kShape, kFamily);
   static constexpr int kOutputs = kRows * kTokens;
   static constexpr int kSums =
       (kOutputs + kThreads - 1) / kThreads;  // of a thread, when the warps' are added up
   static_assert(kStages >= 2);
-  static_assert(kWeightBytes % (16 * kThreads) == 0 && (kOutputs % kThreads == 0 || kOutputs < kThreads));
+  static_assert(kRows * kDepth % (16 * kThreads) == 0 && (kOutputs % kThreads == 0 || kOutputs < kThreads));
 };
 
 // Divisions take a hundred cycles before a block's first load, and most are by 1.
 inline __device__ int divide(int a, int b) {
   return b == 1 ? a : static_cast<int>(static_cast<uint32_t>(a) / static_cast<uint32_t>(b));
 }
+
+// Which part of a tile a warp has, and which rows and columns of a product a lane.
+template <class S>
+struct WarpPlace {
+  int warp_n, warp_k, lane, g, t;
+  __device__ WarpPlace()
+      : warp_n(threadIdx.x / 32 % S::kWarpsN),
+        warp_k(threadIdx.x / 32 / S::kWarpsN),
+        lane(threadIdx.x % 32),
+        g(lane / 4),
+        t(lane % 4) {}
+  // Of the upper left of product (r, j), in the tile.
+  __device__ int row(int r) const { return (warp_n * S::kTiles16 + r) * 16; }
+  static __device__ int token(int j) { return j * 8; }
+};
 
 // The order of tiles: those of the same outputs one after the other, so that their weights are still in the
 // L2 cache.

@@ -7,7 +7,7 @@
 //   - begin_x() asks for their x
 //   - wait(): this thread's part of the next stage is there; the block's barrier follows
 //   - refill() asks for one more stage, whose place every warp has left
-//   - keep(), after a stage's products: registers go to shared memory, in the form that needs it
+//   - keep(), after a stage's products: x goes from registers to shared memory, in the form that needs it
 namespace anyfp8::tile {
 
 // A place in the list of steps, tile after tile.
@@ -190,49 +190,105 @@ class CopyRing : UnitsOfThread<S> {
   }
 };
 
-// Turing: loads into registers, one stage ahead.
+// Turing: no cp.async. Weights go straight to the registers of the warp that multiplies them, as k64_shuffled
+// has them, kAhead stages before; x by way of registers to shared memory, one stage ahead.
 template <class S>
 class RegisterRing : UnitsOfThread<S> {
   using Base = UnitsOfThread<S>;
   using Base::next_, Base::p_;
-  uint4 weight_ahead_[Base::kWeightUnits], x_ahead_[Base::kXUnits];
-  uint32_t stage_ = 0;  // they are for this one
-  bool ahead_ = false;
+  using Codes = uint4[S::kChunks][S::kTiles16][2];
+  static constexpr int kAhead = S::kTiles16 == 1 && !S::kFolds ? 2 : 1;  // as registers allow
+  const WarpPlace<S> place_;
+  Requests<S> weights_;
+  const uint8_t* rows_[S::kTiles16][2];  // where this lane's codes of a stage begin
+  Codes now_, ahead_[kAhead];
+  uint4 x_ahead_[Base::kXUnits];
+  uint32_t stage_ = 0;  // of x_ahead_
+  bool x_comes_ = false;
 
  public:
   __device__ RegisterRing(const TileArguments& p, uint32_t shared, const Work& work)
-      : Base(p, shared, work) {}
-  __device__ void begin_weights() {}
+      : Base(p, shared, work), weights_(next_) {
+    find_rows();
+  }
+  __device__ void begin_weights() {
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) ask(ahead_[i]);
+  }
   __device__ void begin_x() {
-    refill();
+    ask_x();
     keep();
   }
   __device__ void wait() {}
   __device__ void refill() {
-    if (next_.left == 0) return;
-    const bool inside = Base::weight_inside();
-    Base::each_weight([&](int i, uint32_t, const uint8_t* from, bool wanted) {
-      weight_ahead_[i] = inside && wanted ? load_stream(from) : uint4{0, 0, 0, 0};
+    copy(now_, ahead_[0]);
+#pragma unroll
+    for (int i = 1; i < kAhead; ++i) copy(ahead_[i - 1], ahead_[i]);
+    ask(ahead_[kAhead - 1]);
+    ask_x();
+  }
+  __device__ void keep() {
+    if (!x_comes_) return;
+    Base::each_x([&](int i, uint32_t place, const uint16_t*, bool) {
+      if (Base::kXThreads == S::kThreads || threadIdx.x < Base::kXThreads)
+        store_shared16(stage_ + place, x_ahead_[i]);
     });
+    x_comes_ = false;
+  }
+  // Of this lane's row g (h = 0) or g + 8 of product r: chunk c of the stage that refill() made the present.
+  __device__ const uint4& codes(int c, int r, int h) const { return now_[c][r][h]; }
+
+ private:
+  template <class Use>
+  static __device__ void each(const Use& use) {
+#pragma unroll
+    for (int c = 0; c < S::kChunks; ++c) {
+#pragma unroll
+      for (int r = 0; r < S::kTiles16; ++r) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) use(c, r, h);
+      }
+    }
+  }
+  static __device__ void copy(Codes& to, const Codes& from) {
+    each([&](int c, int r, int h) { to[c][r][h] = from[c][r][h]; });
+  }
+  // Rows behind the last are the last: what comes of them is not stored.
+  __device__ void find_rows() {
+    const Position& at = weights_.at;
+#pragma unroll
+    for (int r = 0; r < S::kTiles16; ++r) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int row = min(first_row<S>(p_, at.tile) + place_.row(r) + place_.g + 8 * h, p_.n - 1);
+        rows_[r][h] = p_.weight + row * p_.pitch + (at.step * S::kDepth + first_column());
+      }
+    }
+  }
+  __device__ int first_column() const { return place_.warp_k * S::kChunks * 64 + place_.t * 16; }
+  __device__ void ask(Codes& codes) {
+    if (weights_.left == 0) return;
+    const int column = weights_.at.step * S::kDepth + first_column();
+    each([&](int c, int r, int h) {
+      codes[c][r][h] = column + c * 64 < p_.pitch ? load_stream(rows_[r][h] + c * 64) : uint4{0, 0, 0, 0};
+    });
+    if (weights_.advance()) {
+      find_rows();
+    } else {
+#pragma unroll
+      for (int r = 0; r < S::kTiles16; ++r) rows_[r][0] += S::kDepth, rows_[r][1] += S::kDepth;
+    }
+  }
+  __device__ void ask_x() {
+    if (next_.left == 0) return;
     const int bytes = Base::x_bytes();
     const bool whole = p_.x_aligned && bytes == 16;
     Base::each_x([&](int i, uint32_t, const uint16_t* from, bool wanted) {
       if (wanted) x_ahead_[i] = whole ? *reinterpret_cast<const uint4*>(from) : gather(from, bytes);
     });
     stage_ = Base::stage();
-    ahead_ = true;
+    x_comes_ = true;
     Base::advance();
-  }
-  __device__ void keep() {
-    if (!ahead_) return;
-    Base::each_weight([&](int i, uint32_t place, const uint8_t*, bool) {
-      store_shared16(stage_ + place, weight_ahead_[i]);
-    });
-    Base::each_x([&](int i, uint32_t place, const uint16_t*, bool) {
-      if (Base::kXThreads == S::kThreads || threadIdx.x < Base::kXThreads)
-        store_shared16(stage_ + place, x_ahead_[i]);
-    });
-    ahead_ = false;
   }
 };
 

@@ -6,21 +6,6 @@
 // written.
 namespace anyfp8::tile {
 
-// Which part of a tile a warp has, and which rows and columns of a product a lane.
-template <class S>
-struct WarpPlace {
-  int warp_n, warp_k, lane, g, t;
-  __device__ WarpPlace()
-      : warp_n(threadIdx.x / 32 % S::kWarpsN),
-        warp_k(threadIdx.x / 32 / S::kWarpsN),
-        lane(threadIdx.x % 32),
-        g(lane / 4),
-        t(lane % 4) {}
-  // Of the upper left of product (r, j), in the tile.
-  __device__ int row(int r) const { return (warp_n * S::kTiles16 + r) * 16; }
-  static __device__ int token(int j) { return j * 8; }
-};
-
 // acc[r][j]: lane (g, t) holds outputs g (first two) and g + 8 of tokens 2t, 2t + 1.
 template <class S>
 using Fragments = float[S::kTiles16][S::kTiles8][4];

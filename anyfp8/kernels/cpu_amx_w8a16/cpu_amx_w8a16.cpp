@@ -300,15 +300,22 @@ void multiply_amx(const PanelTask& task, const void* buffer, const void* x, int 
   multiply_tiles<4>(task, weights, pairs, rows, totals);
 }
 
+void multiply_first_amx(const PanelTask& task, void* buffer, const void* x, int rows, float* totals) {
+  decode_amx(task, buffer);
+  multiply_amx(task, buffer, x, rows, totals);
+}
+
 constexpr PanelMath kAmxMath{.units_per_step = 2,
                              .direct_tile_rows = 32,
                              .direct_rows = 32,
                              .buffer_tile_rows = 32,
+                             .segment_steps = 128,  // multiply_tiles() ends segments after half of it
+                             .block_rows = 512,
                              .blocks_of_x = true,
                              .begin = begin_tiles,
                              .end = end_tiles,
                              .direct = direct_amx,
-                             .decode = decode_amx,
+                             .multiply_first = multiply_first_amx,
                              .multiply = multiply_amx};
 
 }  // namespace

@@ -116,6 +116,8 @@ struct Tiles {
   static constexpr int together(int) { return 1; }
   static constexpr int kBufferTile = 4;
   static constexpr int kBufferVectors = 2;
+  static constexpr int kFirstVectors = 0;
+  static constexpr int kCarryVectors = 0;
 };
 
 #include "anyfp8/kernels/common/panel_tile.inc"

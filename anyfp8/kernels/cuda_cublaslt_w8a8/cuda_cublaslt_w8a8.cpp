@@ -17,12 +17,15 @@ void apply_cuda_cublaslt_w8a8(const PlacedWeight& placed, const TensorView& x, c
 //   scalar            tensor  x tensor        8.9 and newer
 //   outer vector      row     x token, tensor 9.0 alone
 //   128-element       128x128 x 1x128         9.0 alone
+//   32-element (MX)   1x32    x 1x32, e8m0    10.0 and newer; its products never ran: no such card was at
+//   hand
 //
-// The 1x32 MX mode (10.0 and newer) is not here: k64_shuffled bytes mix the two 32-element groups of a chunk.
+// MX weights are copied to scratch memory slab by slab (mx_slab.h): k64_shuffled bytes mix the two groups of
+// a chunk.
 namespace {
 
-constexpr Group kGroups[] = {kPerTensor, kPerRow, kBlock128};
-constexpr DType kF32Scales[] = {DType::kF32};
+constexpr Group kGroups[] = {kPerTensor, kPerRow, kBlock128, kMx32};
+constexpr ComputeCapability kBlackwell{10, 0};
 
 Verdict supports(const Device& device) {
   if (Verdict verdict = cublas_supports(device); !verdict) return verdict;
@@ -33,20 +36,28 @@ Verdict supports(const Device& device) {
 
 Verdict check_scale_mode(const QuantKey& weight, const QuantKey& activation, const Device& device) {
   const bool dynamic = activation.source == ScaleSource::kDynamic;
-  if (weight.group == kPerTensor && activation.group == kPerTensor) return Verdict::yes();
+  const bool tensor = weight.group == kPerTensor && activation.group == kPerTensor;
   const bool outer =
       weight.group == kPerRow && (activation.group == kPerTensor || (activation.group == kPerRow && dynamic));
   const bool block = weight.group == kBlock128 && activation.group == kGroup128 && dynamic;
-  ANYFP8_NEED(outer || block,
+  const bool mx = weight.group == kMx32 && activation.group == kMx32 && dynamic;
+  ANYFP8_NEED(tensor || outer || block || mx,
               "cuBLASLt has no scale mode for weights by {} with {} activations by {}: it has tensor x "
-              "tensor, row x token, "
-              "row x tensor and 128x128 x 1x128",
+              "tensor, row x token, row x tensor, 128x128 x 1x128 and 1x32 x 1x32",
               group_text(weight.group), dynamic ? "dynamic" : "static", group_text(activation.group));
-  ANYFP8_NEED(device.cc == kHopper,
-              "cuBLASLt's scale mode for weights by {} with activations by {} exists on compute capability "
-              "9.0 alone, "
-              "this is {}",
-              group_text(weight.group), group_text(activation.group), capability_text(device.cc));
+  for (const QuantKey* key : {&weight, &activation}) {
+    ANYFP8_NEED(key->scale_dtype == (mx ? DType::kE8M0 : DType::kF32), "{} scales by {} are {}, it takes {}",
+                key == &weight ? "weight" : "activation", group_text(key->group),
+                dtype_name(key->scale_dtype), mx ? "e8m0" : "f32");
+  }
+  const auto refusal = [&](std::string_view needed) {
+    return Verdict::no(fmt::format(
+        "cuBLASLt's scale mode for weights by {} with activations by {} exists on compute "
+        "capability {}, this is {}",
+        group_text(weight.group), group_text(activation.group), needed, capability_text(device.cc)));
+  };
+  if (mx && device.cc < kBlackwell) return refusal("10.0 and newer alone");
+  if ((outer || block) && device.cc != kHopper) return refusal("9.0 alone");
   return Verdict::yes();
 }
 
@@ -57,12 +68,13 @@ Verdict check(const LinearConfig& config, const Device& device) {
               dtype_name(activation.dtype));
   ANYFP8_NEED(weight.dtype == DType::kE4M3 || activation.dtype == DType::kE4M3,
               "weights and activations are both e5m2, which cuBLASLt does not multiply");
-  ANYFP8_NEED(activation.scale_dtype == DType::kF32, "activation scales are {}, it takes f32",
-              dtype_name(activation.scale_dtype));
   if (Verdict verdict = check_scale_mode(weight, activation, device); !verdict) return verdict;
   // Asked of cuBLASLt 13.0 on an H200: rows of a 16-bit y are multiples of 16 bytes, in every scale mode. k
   // is any: rows of codes have zeros up to a multiple of 64.
   ANYFP8_NEED(config.n % 8 == 0, "n = {} is not a multiple of 8", config.n);
+  ANYFP8_NEED(weight.group != kMx32 || w8a8::mx_slab_rows(config.n, config.k) > 0,
+              "k = {}: {} rows of codes do not fit its {} MiB of scratch", config.k, kSlabGranule,
+              kSlabBytes >> 20);
   return Verdict::yes();
 }
 
@@ -74,7 +86,10 @@ Verdict check(const LinearConfig& config, const Device& device) {
 //                  m = 128 38.0 : 49.4   m = 256 59.6 : 101    m = 128 39.0 : 67.7
 //   4096 x 14336                         m = 128 42.2 : 32.0   m = 64   28 : 29.8
 //                                        m = 256 44.7 : 48.7   m = 128 28.9 : 40.7
+// MX on Blackwell is an estimate, not measured: with B200's rates (FP8 4500 TFLOP/s, 8 TB/s) and mma.sync at
+// half of bf16's 2250, copying slabs has paid from m = 184.
 TokenRange tokens(const LinearConfig& config, const Device&) {
+  if (w8a8::is_mx(config)) return {.begin = 256};
   return {.begin = config.scheme.weight.group == kPerRow ? 256 : 128};
 }
 
@@ -91,7 +106,7 @@ constinit const Kernel cuda_cublaslt_w8a8{
     .layout = Layout::kK64Shuffled,
     .weight_dtypes = kFloat8Types,
     .weight_groups = kGroups,
-    .scale_dtypes = kF32Scales,
+    .scale_dtypes = kScaleTypes,
     .in_dtypes = kHalfTypes,
     .out_dtypes = kHalfTypes,
     .activation = ActivationUse::kQuantized,

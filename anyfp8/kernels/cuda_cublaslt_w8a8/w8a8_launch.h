@@ -9,7 +9,8 @@
 // The two halves of cuda_cublaslt_w8a8's work, which `anyfp8 bench` also times one by one. CUDA builds alone.
 namespace anyfp8::w8a8 {
 
-Fp8Product product_of(const LinearConfig& config);
+// The product of `rows` outputs: all of them, or of MX weights a slab.
+Fp8Product product_of(const LinearConfig& config, int64_t rows);
 
 // Of the tokens of x into scratch memory at `memory`, with what else the product reads; `row_begin` and
 // `rows` are still to be given.

@@ -11,11 +11,15 @@ TEST(W8A8Parts, EveryTokenIsInOneAndNoneIsBeyondY) {
   for (const Grid weight : {Grid{8, 16}, Grid{4096, 4096}, Grid{28672, 4096}, Grid{1 << 20, 131072}}) {
     for (const int64_t granule : {1, 4}) {
       for (const bool aligned : {true, false}) {
-        for (const int64_t m : {1,    2,    3,    4,    5,    127,  128,   129,   511,   512,   513,   515,
-                                1023, 1024, 1025, 2047, 2048, 2049, 16383, 16384, 16385, 40000, 100001}) {
+        for (const int64_t m :
+             {1,   2,   3,   4,    5,    8,    9,    127,  128,  129,   511,   512,   513,   515,
+              516, 520, 521, 1023, 1024, 1025, 2047, 2048, 2049, 16383, 16384, 16385, 40000, 100001}) {
           SCOPED_TRACE(testing::Message()
                        << "n " << weight.rows << ", m " << m << ", granule " << granule << aligned);
           const Parts parts = parts_of(m, weight, granule, aligned);
+          EXPECT_LE(parts.few, granule == 1 ? 0 : kMostFew);
+          EXPECT_EQ((m - parts.few) % granule, 0);
+          EXPECT_EQ(parts.staged, !aligned);
           int64_t end = 0;
           for (int64_t i = 0; i < parts.count; ++i) {
             const Part part = parts.at(i, m);
@@ -24,9 +28,8 @@ TEST(W8A8Parts, EveryTokenIsInOneAndNoneIsBeyondY) {
             EXPECT_GE(part.begin, 0);
             EXPECT_LE(part.begin, end) << "a gap";
             end = part.begin + part.rows;
-            EXPECT_TRUE(end <= m || (parts.staged && parts.count == 1)) << "beyond y";
           }
-          EXPECT_GE(end, m);
+          EXPECT_EQ(end, m - parts.few);
         }
       }
     }
@@ -34,25 +37,36 @@ TEST(W8A8Parts, EveryTokenIsInOneAndNoneIsBeyondY) {
 }
 
 TEST(W8A8Parts, OneProductWhereverCublasLtTakesTheTokens) {
-  constexpr Grid kSmall{4096, 4096}, kLarge{28672, 4096};
-  for (const int64_t m : {4, 64, 1024, 8192}) {
-    EXPECT_EQ(parts_of(m, kLarge, 4, true).count, 1);
-    EXPECT_FALSE(parts_of(m, kLarge, 4, true).staged);
+  constexpr Grid kLarge{28672, 4096};
+  for (const int64_t m : {64, 132, 260, 1024, 1036, 8192}) {
+    const Parts parts = parts_of(m, kLarge, 4, true);
+    EXPECT_EQ(parts.count, 1);
+    EXPECT_EQ(parts.rows, m);
   }
   EXPECT_EQ(parts_of(1001, kLarge, 1, true).rows, 1001);
-  const Parts parts = parts_of(1001, kLarge, 4, true);  // not a copy of 57 MB
-  EXPECT_EQ(parts.count, 2);
-  EXPECT_EQ(parts.at(0, 1001).rows, 1000);
-  EXPECT_EQ(parts.at(1, 1001).begin, 997);
-  EXPECT_TRUE(parts_of(129, kLarge, 4, true).staged) << "132 in scratch, not two passes over the weight";
-  EXPECT_TRUE(parts_of(1001, kSmall, 4, true).staged);
+}
+
+// Its tiles of 128 tokens are full, or it has no more tokens than it must leave.
+TEST(W8A8Parts, FewTokensAreLeftToAKernelOfTheirOwn) {
+  constexpr Grid kWeight{4096, 4096};
+  const auto few = [&](int64_t m) { return parts_of(m, kWeight, 4, true).few; };
+  EXPECT_EQ(few(513), 1);
+  EXPECT_EQ(few(516), 4);
+  EXPECT_EQ(few(520), 8);
+  EXPECT_EQ(few(521), 1);
+  EXPECT_EQ(few(524), 0);
+  EXPECT_EQ(few(135), 7);
+  EXPECT_EQ(few(132), 0);
+  EXPECT_EQ(few(7), 7) << "and no product";
+  EXPECT_EQ(parts_of(7, kWeight, 4, true).rows, 0);
 }
 
 TEST(W8A8Scratchpad, HoldsWhatEachPartNeedsAndNeverShrinks) {
-  for (const Group group : {kPerTensor, kPerRow, kBlock128}) {
+  for (const Group group : {kPerTensor, kPerRow, kBlock128, kMx32}) {
     LinearConfig config{.n = 272, .k = 1408, .bias = true};
     config.scheme.weight.group = group;
     config.scheme.activation = QuantKey{.group = group == kBlock128 ? kGroup128 : group};
+    const size_t scales = group == kBlock128 ? 11 * 4 : group == kMx32 ? 44 : 4;  // bytes of a token
     size_t before = 0;
     for (int64_t m = 1; m < 3000; m += 7) {
       const Scratchpad s = scratchpad(config, m);
@@ -60,15 +74,20 @@ TEST(W8A8Scratchpad, HoldsWhatEachPartNeedsAndNeverShrinks) {
       before = s.bytes;
       for (const bool aligned : {true, false}) {
         const Parts parts = parts_of(m, {config.n, config.k}, granule_of(config), aligned);
-        const auto rows = static_cast<size_t>(parts.rows);
+        const auto rows = static_cast<size_t>(parts.rows + parts.few);
         EXPECT_LE(rows * 1408, s.scales - s.codes);
-        EXPECT_LE(rows * (group == kBlock128 ? 11 : 1) * 4, s.maxima - s.scales);
+        const size_t scale_rows = group == kMx32 ? (rows + 127) / 128 * 128 : rows;
+        EXPECT_LE(scale_rows * scales, s.maxima - s.scales);
         if (parts.staged) {
-          EXPECT_LE(rows * 272 * 2, s.bytes - s.y);
+          EXPECT_LE(static_cast<size_t>(parts.rows) * 272 * 2, s.bytes - s.y);
         }
       }
       if (group == kBlock128) {
-        EXPECT_EQ(s.y - s.weight_scale, 256) << "3 rows of 12";
+        EXPECT_EQ(s.slab - s.weight_scale, 256) << "3 rows of 12";
+      }
+      EXPECT_EQ(s.y - s.slab, group == kMx32 ? 272 * 1408 : 0);
+      if (group == kMx32) {
+        EXPECT_EQ(s.slab - s.weight_scale, 3 * 128 * 44);
       }
     }
   }

@@ -15,8 +15,8 @@
 //          | group 1   |           warpgroups 0 and 1 decode and multiply, a thread of warpgroup 2 asks for
 //          +-----------+           stages; full[] and empty[] are the barriers between them.
 //
-// A warpgroup decodes the codes of one step of 16 k while wgmma multiplies the step before, and while one
-// warpgroup waits for its products at the end of a stage, the tensor cores have those of the other.
+// A warpgroup decodes the codes of one step of 16 k while wgmma multiplies the step before. Where it has to
+// wait for all of its products, behind 128 k that have a scale, the tensor cores have those of the other.
 //
 // Without a split the grid is persistent: block b takes tiles b, b + blocks, ..., so that at any time tiles
 // of the same outputs are at work together and their weights come from memory once. (Each block walking tiles

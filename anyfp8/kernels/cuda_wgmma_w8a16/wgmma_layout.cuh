@@ -49,6 +49,7 @@ struct Slot {
   __device__ void advance() {
     if (++index == S::kStages) index = 0, parity ^= 1;
   }
+  __device__ int before() const { return (index == 0 ? S::kStages : index) - 1; }
 };
 
 // This block's part of the tiles' k, and the list of its steps, tile after tile.
@@ -85,12 +86,14 @@ struct Position {
     place();
   }
   __device__ bool there() const { return tile < work.tiles; }
-  __device__ void advance(int steps = 1) {
+  // Whether it is in the next tile now.
+  __device__ bool advance(int steps = 1) {
     step += steps;
-    if (step < work.last_step) return;
+    if (step < work.last_step) return false;
     step = work.first_step;
     tile += work.stride;
     place();
+    return true;
   }
 
  private:

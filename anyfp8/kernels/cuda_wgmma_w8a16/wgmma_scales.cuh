@@ -17,16 +17,19 @@ class Scales {
   static constexpr bool kThere = S::kScaling != Scaling::kRow;
 
   const Arguments& p_;
-  const int row_;     // of product 0, in the tile
-  Position<S> next_;  // what is fetched next
-  int base_ = 0;      // of MX scales, see MxRule
-  int lane_ = 0;      // that holds the words of this step
+  const int row_;                  // of product 0, in the tile
+  Position<S> next_;               // what is fetched next
+  int base_ = 0;                   // of MX scales, see MxRule
+  uint32_t begin_[S::kRows64][2];  // of the rows' scales in the tile of next_: fewer than 2^32 fit a card
   uint32_t ahead_[S::kRows64][2], held_[S::kRows64][2], word_[S::kRows64][2];
 
  public:
   __device__ Scales(const Arguments& p, const Work& work, int row) : p_(p), row_(row), next_(p, work) {
     if constexpr (S::kFolds) base_ = rule().base(__float_as_uint(__ldg(p.max_scale)));
-    if constexpr (kThere) fetch();
+    if constexpr (kThere) {
+      find_rows();
+      fetch();
+    }
   }
   __device__ int base() const { return base_; }
 
@@ -36,10 +39,10 @@ class Scales {
       each([&](int r, int h) { held_[r][h] = kept(ahead_[r][h]); });
       fetch();
     }
-    lane_ = threadIdx.x % 32 / 4 * 4 + i % 4;
-    if constexpr (S::kFolds) each([&](int r, int h) { word_[r][h] = of_step(r, h); });
+    const int lane = threadIdx.x % 32 / 4 * 4 + i % 4;
+    each([&](int r, int h) { word_[r][h] = __shfl_sync(0xFFFFFFFFu, held_[r][h], lane); });
   }
-  __device__ float scale(int r, int h) const { return __uint_as_float(of_step(r, h)); }
+  __device__ float scale(int r, int h) const { return __uint_as_float(word_[r][h]); }
   // Of the codes of the 16 k number `s` of the step.
   __device__ uint32_t factor(int r, int h, int s) const {
     return tile::mx_factor<S::kHalf>(word_[r][h], s / 2);
@@ -55,21 +58,25 @@ class Scales {
       for (int h = 0; h < 2; ++h) use(r, h);
     }
   }
-  __device__ uint32_t of_step(int r, int h) const { return __shfl_sync(0xFFFFFFFFu, held_[r][h], lane_); }
   __device__ uint32_t kept(uint32_t word) const {
     if constexpr (S::kFolds) return __vadd4(word, static_cast<uint32_t>(rule().offset(base_)) * 0x01010101u);
     return __float_as_uint(scale_of_word(p_, word));
+  }
+  // Not in fetch(), for the division in it.
+  __forceinline__ __device__ void find_rows() {
+    each([&](int r, int h) {
+      const int n = min(next_.row + row_ + 64 * r + h, p_.n - 1);
+      begin_[r][h] = static_cast<uint32_t>(scale_row(p_, n)) * static_cast<uint32_t>(p_.scale_columns);
+    });
   }
   // Whatever lies behind the last step: weights are zero there, and any scale does.
   __forceinline__ __device__ void fetch() {
     const int column = next_.step + static_cast<int>(threadIdx.x) % 4;
     each([&](int r, int h) {
-      const int n = min(next_.row + row_ + 64 * r + h, p_.n - 1);
-      const int64_t begin = static_cast<int64_t>(scale_row(p_, n)) * p_.scale_columns;
-      ahead_[r][h] = S::kFolds ? codes_at(static_cast<const uint8_t*>(p_.scale) + begin, column)
-                               : word_of_scale(p_, begin + min(column, p_.scale_columns - 1));
+      ahead_[r][h] = S::kFolds ? codes_at(static_cast<const uint8_t*>(p_.scale) + begin_[r][h], column)
+                               : word_of_scale(p_, begin_[r][h] + min(column, p_.scale_columns - 1));
     });
-    next_.advance(4);
+    if (next_.advance(4)) find_rows();
   }
   __device__ uint32_t codes_at(const uint8_t* codes, int column) const {
     const int last = p_.scale_columns - 1;
