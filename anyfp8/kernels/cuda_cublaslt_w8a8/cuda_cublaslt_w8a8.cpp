@@ -84,13 +84,17 @@ Verdict check(const LinearConfig& config, const Device& device) {
 //                  m = 128 10.7 : 13.7   m = 256 17.4 : 17.7   m = 128 17.1 : 16.0
 //   28672 x 4096   m = 64  36.5 : 36.3   m = 128 39.7 : 49.4   m = 64  38.5 : 44.8
 //                  m = 128 38.0 : 49.4   m = 256 59.6 : 101    m = 128 39.0 : 67.7
+//                                        `tune`: from 68
 //   4096 x 14336                         m = 128 42.2 : 32.0   m = 64   28 : 29.8
 //                                        m = 256 44.7 : 48.7   m = 128 28.9 : 40.7
 // MX on Blackwell is an estimate, not measured: with B200's rates (FP8 4500 TFLOP/s, 8 TB/s) and mma.sync at
 // half of bf16's 2250, copying slabs has paid from m = 184.
 TokenRange tokens(const LinearConfig& config, const Device&) {
+  constexpr int64_t kManyOutputs = 16384, kSmallLayer = int64_t{1} << 24;  // bytes
   if (w8a8::is_mx(config)) return {.begin = 256};
-  return {.begin = config.scheme.weight.group == kPerRow ? 256 : 128};
+  if (config.scheme.weight.group == kPerRow) return {.begin = config.n >= kManyOutputs ? 72 : 256};
+  const bool small = config.scheme.weight.group.cols == 128 && config.n * config.k <= kSmallLayer;
+  return {.begin = small ? 256 : 128};  // an odd m of 129 to 255 is up to 14 % slower there
 }
 
 size_t workspace_bytes(const LinearConfig& config, const Device&, int64_t m) {
