@@ -207,6 +207,7 @@ class TpBench {
         row({{"type", "tp_overlap"},
              {"n", shape.n},
              {"k", shape.k},
+             {"scheme", scheme},
              {"m", m},
              {"parts", parts},
              {"us", part_us}},

@@ -136,13 +136,17 @@ def size_text(size):
     return f"{size >> 20} MiB" if size >= 1 << 20 else f"{size >> 10} KiB"
 
 
+def mlp(row):
+    return f"{row['k']} -> {row['n']} -> {row['k']}"
+
+
 def measured_pairs(rows):
     lines = []
     for row in rows:
         if row["type"] == "tp_pair" and row["ranks"] > 1:
             lines.append(
                 [
-                    f"{row['k']} -> {row['n']} -> {row['k']}",
+                    mlp(row),
                     row["scheme"],
                     row["ranks"],
                     row["m"],
@@ -194,8 +198,10 @@ def page(rows):
                 "The row-parallel layer in parts of m, whose sums travel while the next part is multiplied "
                 "(`anyfp8/parallel/overlap_plan.h` chooses):",
                 "",
-                *table(["MLP", "m", "parts", "pair, us"],
-                       [[f"{row['k']} -> {row['n']} -> {row['k']}", row["m"], row["parts"], number(row["us"])] for row in overlaps]),
+                *table(
+                    ["MLP", "scheme", "m", "parts", "pair, us"],
+                    [[mlp(row), row["scheme"], row["m"], row["parts"], number(row["us"])] for row in overlaps],
+                ),
             ]
     gpu = [row for (engine, _), own in groups.items() if engine == "nccl" for row in own]
     if gpu:
