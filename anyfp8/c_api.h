@@ -260,8 +260,8 @@ ANYFP8_API int anyfp8_linear_apply(const anyfp8_linear* linear, const void* x, i
                                    void* stream);
 
 // The same with scratch memory of the caller's instead of a workspace, for callers whose allocator knows
-// streams: at least anyfp8_linear_workspace_bytes(m) on the layer's device at a multiple of 64 bytes, of
-// this call's until its work is done; NULL where that is 0.
+// streams: at least anyfp8_linear_workspace_bytes(m) on the layer's device at a multiple of 256 bytes
+// (64 on CPUs), of this call's until its work is done; NULL where that is 0.
 ANYFP8_API int anyfp8_linear_apply_with(const anyfp8_linear* linear, const void* x, int64_t x_row_stride,
                                         void* y, int64_t y_row_stride, int64_t m, void* scratch,
                                         size_t scratch_bytes, void* stream);

@@ -65,7 +65,10 @@ struct PlacedWeight {
   const float* input_scale_ub = nullptr;  // one upper bound of dynamic activation amax, or null
 };
 
-// Scratch memory on the kernel's device: at least the kernel's workspace_bytes(m), 64-byte aligned.
+// What scratch memory begins at a multiple of (bytes): cuBLASLt refuses less than 256.
+constexpr size_t scratch_alignment(DeviceKind kind) { return kind == DeviceKind::kCuda ? 256 : 64; }
+
+// Scratch memory on the kernel's device: at least the kernel's workspace_bytes(m), at scratch_alignment().
 struct Scratch {
   void* data = nullptr;
   size_t bytes = 0;

@@ -124,7 +124,6 @@ void Linear::apply(const TensorView& x, const TensorView& y, Workspace& workspac
 }
 
 void Linear::apply(const TensorView& x, const TensorView& y, Scratch scratch, Stream stream) const {
-  constexpr uintptr_t kScratchAlignment = 64;
   const State& s = *state_;
   const int64_t m = x.rows;
   check_matrix(x, "x", m, s.config.k, s.config.in);
@@ -138,9 +137,10 @@ void Linear::apply(const TensorView& x, const TensorView& y, Scratch scratch, St
                  "workspace_bytes(largest m) first",
                  kernel.name, needed, m, scratch.data == nullptr ? 0 : scratch.bytes);
     }
-    if (reinterpret_cast<uintptr_t>(scratch.data) % kScratchAlignment != 0) {
+    const size_t alignment = scratch_alignment(s.device.kind);
+    if (needed > 0 && reinterpret_cast<uintptr_t>(scratch.data) % alignment != 0) {
       throw fail(ErrorCode::kInvalidArgument, "the scratch memory must begin at a multiple of {} bytes",
-                 kScratchAlignment);
+                 alignment);
     }
   }
   s.apply(kernel, x, y, scratch, stream);

@@ -43,8 +43,8 @@ class ANYFP8_API Linear {
   // Error(kInvalidArgument) for other shapes, dtypes or a workspace below workspace_bytes(m).
   void apply(const TensorView& x, const TensorView& y, Workspace& workspace, Stream stream = {}) const;
 
-  // The same with scratch memory of the caller's on the layer's device, 64-byte aligned, of
-  // workspace_bytes(m): for callers with an allocator that knows streams.
+  // The same with scratch memory of the caller's on the layer's device, of workspace_bytes(m)
+  // and at scratch_alignment(): for callers with an allocator that knows streams.
   void apply(const TensorView& x, const TensorView& y, Scratch scratch, Stream stream = {}) const;
 
   // Enough for every m up to max_m.

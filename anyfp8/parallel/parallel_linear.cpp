@@ -15,7 +15,7 @@ namespace {
 
 // What cublasLtMatmul() wants of its workspace: what begins so in scratch memory goes on so. With 64 it
 // refused layers of 16-bit weights behind a gathered x (CUBLAS_STATUS_INVALID_VALUE).
-constexpr size_t kAlignment = 256;
+constexpr size_t kAlignment = scratch_alignment(DeviceKind::kCuda);
 
 size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
