@@ -406,9 +406,9 @@ ANYFP8_API int anyfp8_parallel_linear_create(anyfp8_comm* comm, const anyfp8_wei
 //   column  x [m, k], sequence parallel [tokens of this rank, k]; y [m, n of this rank], gathered [m, n]
 //   row     x [m, k of this rank]; y [m, n], sequence parallel [tokens of this rank, n]
 // Row r of x begins x_row_stride * r elements after x; rows of a row split's y follow each other without
-// gaps. scratch: at least anyfp8_parallel_linear_workspace_bytes(m) on the device, at a multiple of 64 bytes,
-// of this call's until its work is done. Neither allocates nor synchronises on a GPU, and may be captured in
-// a graph.
+// gaps. scratch: at least anyfp8_parallel_linear_workspace_bytes(m) on the device, at a multiple of 256
+// bytes (64 on CPUs), of this call's until its work is done. Neither allocates nor synchronises on a GPU, and
+// may be captured in a graph.
 ANYFP8_API int anyfp8_parallel_linear_apply(const anyfp8_parallel_linear* linear, const void* x,
                                             int64_t x_row_stride, void* y, int64_t y_row_stride, int64_t m,
                                             void* scratch, size_t scratch_bytes, void* stream);

@@ -241,7 +241,8 @@ int anyfp8_parallel_linear_apply(const anyfp8_parallel_linear* linear, const voi
     const bool column = layer.column() != nullptr;
     // The view of x is of memory that apply() only reads.
     const TensorView x_view{const_cast<void*>(x), config.in, column ? tokens : m, config.k, x_row_stride};
-    const TensorView y_view{y, config.out, column ? m : tokens, layer.y_cols(), y_row_stride};
+    // Not config.out, which is f32 where a row split is summed in it.
+    const TensorView y_view{y, layer.options.linear.out, column ? m : tokens, layer.y_cols(), y_row_stride};
     std::visit(
         [&](const auto& each) {
           each.apply(x_view, y_view, Scratch{scratch, scratch_bytes}, Stream{stream});

@@ -67,7 +67,11 @@ class Pair {
     const Fp8Weight down_shard = shard(down, Split::kRow, comm.rank(), comm.size());
     const std::vector<Fp8Weight> ups = copies_of(up_shard, comm.device()),
                                  downs = copies_of(down_shard, comm.device());
-    for (size_t copy = 0; copy < (one_copy ? 1 : std::min(ups.size(), downs.size())); ++copy) {
+    // Shards may be uneven, and every rank creates as many layers.
+    size_t copies = one_copy ? 1 : std::min(ups.size(), downs.size());
+    for (const std::string& of_rank : comm.gather_text(std::to_string(copies)))
+      copies = std::min<size_t>(copies, std::stoul(of_rank));
+    for (size_t copy = 0; copy < copies; ++copy) {
       ups_.push_back(ColumnParallelLinear::create(comm, ups[copy], options));
       downs_.push_back(RowParallelLinear::create(comm, downs[copy], options));
     }

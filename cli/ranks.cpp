@@ -7,8 +7,10 @@
 #include <cerrno>
 #include <chrono>
 #include <csignal>
+#include <cstdlib>
 #include <exception>
 #include <memory>
+#include <string_view>
 #include <thread>
 
 #include "anyfp8/base/log.h"
@@ -38,17 +40,19 @@ std::atomic<bool> watched{false};  // by the other ranks
 // sometimes hangs (once in some 50 times that a rank died in MPI_Init) and the ranks in MPI_Init with it;
 // hence the clock, where MPI starts. The signal is blocked before any other thread is started, so that this
 // one gets it.
-void say_why_on_sigterm(const Launch& launch) {
+void say_why_on_sigterm(const Launch& launch, int most_seconds) {
   sigset_t terminate;
   sigemptyset(&terminate);
   sigaddset(&terminate, SIGTERM);
   std::signal(SIGTERM, SIG_DFL);
   pthread_sigmask(SIG_BLOCK, &terminate, nullptr);
-  std::thread([terminate, by_mpi = launch.by != Launch::By::kTorchrun] {
-    constexpr timespec kStart{25, 0};  // four ranks take a second, on a busy machine five
-    int signal = by_mpi ? sigtimedwait(&terminate, nullptr, &kStart) : -1;
-    if (by_mpi && signal < 0 && errno == EAGAIN && !watched)
-      end_rank("the ranks have not met within 25 s; another rank has ended, or mpirun hangs");
+  const bool timed = launch.by != Launch::By::kTorchrun && most_seconds > 0;
+  std::thread([terminate, timed, most_seconds] {
+    const timespec start{most_seconds, 0};
+    int signal = timed ? sigtimedwait(&terminate, nullptr, &start) : -1;
+    if (timed && signal < 0 && errno == EAGAIN && !watched)
+      end_rank(fmt::format("the ranks have not met within {} s; another rank has ended, or mpirun hangs",
+                           most_seconds));
     if (signal < 0) sigwait(&terminate, &signal);
     if (!watched)
       end_rank("ended by SIGTERM before the ranks had met; another rank has ended, or its launcher");
@@ -71,7 +75,10 @@ int on_ranks(const Device& device, const std::function<int(Comm&)>& body) {
   const Launch launch = launch_from_environment();
   if (launch.size == 1) return body(*open_comm(device));
   own_rank = launch.rank;
-  say_why_on_sigterm(launch);
+  // Four ranks take a second, on a busy machine five; NCCL and CUDA may take a minute on a cold one.
+  const char* const timeout = std::getenv("ANYFP8_COMM_TIMEOUT");
+  const bool for_ever = timeout != nullptr && std::string_view(timeout) == "0";
+  say_why_on_sigterm(launch, for_ever ? 0 : device.kind == DeviceKind::kCuda ? 300 : 25);
   share_cores(launch);
   if (launch.rank != 0) set_log_sink([](LogLevel, std::string_view) {});
   std::unique_ptr<Comm> comm;

@@ -320,7 +320,7 @@ void check_layers(Comm& comm) {
       const bool cuda = comm.device().kind == DeviceKind::kCuda;
       if (io == DType::kF32 && cuda) continue;
       std::vector<LayerCase> cases;
-      for (const int64_t m : {1, 5, 18}) cases.push_back(layer_case(comm, weight, io, m));
+      for (const int64_t m : {0, 1, 5, 18}) cases.push_back(layer_case(comm, weight, io, m));
       for (const bool sequence : {false, true}) {
         for (const bool other : {false, true}) {  // gather_output, reduce_in_f32
           const ParallelOptions options{.linear = {io, io},

@@ -97,6 +97,10 @@ WatchdogOptions watchdog_options(const Launch& launch, const CommOptions& option
 // torchrun keeps MASTER_PORT for itself, so the ranks meet on the next one.
 std::unique_ptr<Watchdog> meet_by_address(const Launch& launch, WatchdogOptions options) {
   options.addresses = {launch.master_address};
+  if (launch.master_port < 1 || launch.master_port > 65534) {
+    throw fail(ErrorCode::kInvalidArgument,
+               "MASTER_PORT is {}; the ranks meet on the port after it, so 1 to 65534", launch.master_port);
+  }
   options.port = launch.master_port + 1;
   const char* job = std::getenv("TORCHELASTIC_RUN_ID");
   options.token = job == nullptr ? "" : job;

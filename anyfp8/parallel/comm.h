@@ -24,8 +24,8 @@ class Watchdog;
 // Data lies on device(): host memory for MPI, memory of the GPU for NCCL. Buffers are contiguous. On a CPU a
 // call returns when it is done; on a GPU its work is queued on `stream`, and may be captured in a graph. Sums
 // are taken in fp32 in an order that does not change: the same call gives the same bits, on every rank.
-// Nothing is allocated: what a call needs besides is `scratch`, on device(), 64-byte aligned, of
-// scratch_bytes().
+// No memory for data is allocated: what a call needs besides is `scratch`, on device(), 64-byte aligned,
+// of scratch_bytes().
 //
 // One call at a time, from one thread at a time. Errors:
 //   kInvalidArgument  this rank's arguments are wrong; nothing was sent

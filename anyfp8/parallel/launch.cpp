@@ -37,6 +37,23 @@ Launch numbered(Launch::By by, const char* rank, const char* size, const char* l
   return launch;
 }
 
+// Of this machine, by what srun says of all of them, such as "2(x3),1": three with two tasks, one with one.
+int tasks_of_node(std::string_view list, int node) {
+  int tasks = 0;
+  while (!list.empty()) {
+    const std::string_view entry = list.substr(0, list.find(','));
+    list.remove_prefix(std::min(list.size(), entry.size() + 1));
+    const size_t times_at = entry.find("(x");
+    int times = 1;
+    if (std::from_chars(entry.data(), entry.data() + entry.size(), tasks).ec != std::errc{}) return 0;
+    if (times_at != entry.npos)
+      std::from_chars(entry.data() + times_at + 2, entry.data() + entry.size(), times);
+    if (node < times) return tasks;
+    node -= times;
+  }
+  return 0;
+}
+
 }  // namespace
 
 const char* launcher_name(Launch::By by) noexcept {
@@ -71,8 +88,13 @@ Launch launch_from_environment() {
   }
   // Not SLURM_NTASKS, which a batch script has too, that is one process.
   if (is_set("SLURM_PROCID") && is_set("SLURM_STEP_NUM_TASKS")) {
-    return numbered(Launch::By::kSrun, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID",
-                    "SLURM_STEP_TASKS_ON_THIS_NODE");
+    Launch launch = numbered(Launch::By::kSrun, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "");
+    if (is_set("SLURM_STEP_TASKS_PER_NODE") && is_set("SLURM_NODEID")) {
+      const int tasks =
+          tasks_of_node(std::getenv("SLURM_STEP_TASKS_PER_NODE"), number("SLURM_NODEID", launch.by));
+      if (tasks > 0) launch.local_size = tasks;
+    }
+    return launch;
   }
   return {};
 }

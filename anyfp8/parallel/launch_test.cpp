@@ -74,10 +74,13 @@ TEST(Launch, IsReadFromTheEnvironmentOfEachLauncher) {
     const Environment srun({{"SLURM_PROCID", "2"},
                             {"SLURM_STEP_NUM_TASKS", "8"},
                             {"SLURM_LOCALID", "0"},
+                            {"SLURM_NODEID", "3"},
+                            {"SLURM_STEP_TASKS_PER_NODE", "2(x3),1,3"},
                             {"PMI_RANK", "2"},
                             {"PMI_SIZE", "8"}});
     EXPECT_EQ(launch_from_environment().by, Launch::By::kSrun);
     EXPECT_EQ(launch_from_environment().size, 8);
+    EXPECT_EQ(launch_from_environment().local_size, 1);
   }
 }
 

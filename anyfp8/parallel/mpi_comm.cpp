@@ -96,6 +96,7 @@ std::string MpiComm::words(const Call& call) {
       return fmt::format("reduce_scatter of {} {} to {}", call.count, type(call.from), type(call.to));
     case Op::kAllGather: return fmt::format("all_gather of {} {}", call.count, type(call.from));
     case Op::kBroadcast: return fmt::format("broadcast of {} bytes of rank {}", call.count, call.root);
+    case Op::kTexts: return "a gathering of texts";
     case Op::kLeave: return "leaving";
     default: return "barrier";
   }
@@ -298,6 +299,12 @@ void MpiComm::do_broadcast(void* data, size_t bytes, int root, Stream) {
 void MpiComm::do_barrier(Stream) {
   std::fill(pieces_.begin(), pieces_.end(), Piece{});
   exchange(next_call(Op::kBarrier, DType::kU8, DType::kU8, 0));
+}
+
+std::vector<std::string> MpiComm::do_gather_text(std::string_view text) {
+  std::fill(pieces_.begin(), pieces_.end(), Piece{});
+  exchange(next_call(Op::kTexts, DType::kU8, DType::kU8, 0));
+  return Comm::do_gather_text(text);
 }
 
 }  // namespace anyfp8

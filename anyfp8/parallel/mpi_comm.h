@@ -47,10 +47,12 @@ class MpiComm final : public Comm {
                          std::span<const int64_t> counts, Scratch scratch, Stream stream) override;
   void do_broadcast(void* data, size_t bytes, int root, Stream stream) override;
   void do_barrier(Stream stream) override;
+  // By the watchdog, once all ranks do this: who waits there is not seen by who waits for a message.
+  std::vector<std::string> do_gather_text(std::string_view text) override;
 
  private:
   // What a rank is doing, sent along with all it sends. Ranks whose words differ do different things.
-  enum class Op : int32_t { kAllReduce, kAllGather, kReduceScatter, kBroadcast, kBarrier, kLeave };
+  enum class Op : int32_t { kAllReduce, kAllGather, kReduceScatter, kBroadcast, kBarrier, kTexts, kLeave };
   struct Call {
     uint64_t number;  // of this Comm, so that ranks that lag behind by one are told apart
     Op op;

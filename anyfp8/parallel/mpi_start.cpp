@@ -4,7 +4,6 @@
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <random>
 #include <sstream>
@@ -105,10 +104,11 @@ std::unique_ptr<Watchdog> meet_by_mpi(const Anyfp8MpiTable& mpi, WatchdogOptions
     options.listening = listener.socket;
     std::random_device random;
     options.token = fmt::format("{:08x}{:08x}{:08x}", random(), random(), random());
-    const std::string words =
+    std::string words =
         fmt::format("{} {} {}", listener.port, options.token, fmt::join(listener.addresses, " "));
     // Of a machine with very many addresses the first; the loopback, which is last, serves ranks beside.
-    std::strncpy(note, words.c_str(), sizeof(note) - 1);
+    if (words.size() >= sizeof(note)) words.resize(words.rfind(' ', sizeof(note) - 1));
+    words.copy(note, sizeof(note) - 1);
     for (int rank = 1; rank < options.size; ++rank)
       check(mpi.send(comm, note, sizeof(note), rank, 0, &requests[static_cast<size_t>(count++)]));
   } else {

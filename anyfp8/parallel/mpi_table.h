@@ -38,5 +38,4 @@ const Anyfp8MpiTable* anyfp8_mpi_table(char* why, size_t why_bytes);
 namespace anyfp8 {
 inline constexpr int kMpiTableVersion = 1;
 inline constexpr char kMpiModule[] = "libanyfp8_mpi.so", kMpiSymbol[] = "anyfp8_mpi_table";
-inline constexpr size_t kMpiMostBytes = 0x7FFFFFFF;  // of one message: MPI counts in int
 }  // namespace anyfp8

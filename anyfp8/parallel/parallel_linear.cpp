@@ -25,6 +25,7 @@ class ScratchRest {
   explicit ScratchRest(Scratch scratch) : rest_(scratch) {}
   void* take(size_t bytes) {
     bytes = aligned(bytes);
+    if (bytes == 0) return rest_.data;
     if (rest_.data == nullptr || rest_.bytes < bytes) {
       throw fail(
           ErrorCode::kInvalidArgument,

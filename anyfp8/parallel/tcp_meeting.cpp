@@ -48,24 +48,33 @@ int milliseconds(Clock::duration time) {
       std::max<int64_t>(0, std::chrono::duration_cast<std::chrono::milliseconds>(time).count()));
 }
 
-bool ready(int socket, short events, int wait_ms) {
+bool ready(int socket, short events, Clock::time_point deadline) {
   pollfd entry{socket, events, 0};
-  return ::poll(&entry, 1, wait_ms) == 1;
+  while (true) {  // signals that are handled end poll()
+    const int count = ::poll(&entry, 1, milliseconds(deadline - Clock::now()));
+    if (count >= 0 || errno != EINTR) return count == 1;
+  }
 }
 
-// A whole Hello within two seconds, as ranks send it at once.
-bool receive(int socket, Hello& words) {
+Clock::time_point soon() { return Clock::now() + std::chrono::seconds(2); }
+
+// All of `words` within two seconds, as ranks send it at once.
+template <class Words>
+bool receive(int socket, Words& words) {
   auto* to = reinterpret_cast<char*>(&words);
+  const Clock::time_point deadline = soon();
   for (size_t got = 0; got < sizeof(words);) {
-    if (!ready(socket, POLLIN, 2000)) return false;
+    if (!ready(socket, POLLIN, deadline)) return false;
     const ssize_t count = ::recv(socket, to + got, sizeof(words) - got, 0);
+    if (count < 0 && errno == EINTR) continue;
     if (count <= 0) return false;
     got += static_cast<size_t>(count);
   }
   return true;
 }
 
-bool send_hello(int socket, const Hello& words) {
+template <class Words>
+bool send_all(int socket, const Words& words) {
   return ::send(socket, &words, sizeof(words), MSG_NOSIGNAL) == static_cast<ssize_t>(sizeof(words));
 }
 
@@ -104,14 +113,16 @@ std::vector<int> wait_for_ranks(const WatchdogOptions& options, Clock::time_poin
   const int listening = options.listening >= 0 ? options.listening : listen_on(options.port);
   std::vector<int> sockets(static_cast<size_t>(options.size), -1);
   int missing = options.size - 1;
-  while (missing > 0 && ready(listening, POLLIN, milliseconds(deadline - Clock::now()))) {
+  while (missing > 0 && ready(listening, POLLIN, deadline)) {
     const int socket = ::accept4(listening, nullptr, nullptr, SOCK_CLOEXEC);
     if (socket < 0) continue;
     prepare(socket);
     Hello words;
     const bool ours = receive(socket, words) && same_job(words, hello(options, 0)) && words.rank > 0 &&
                       words.rank < options.size && sockets[static_cast<size_t>(words.rank)] < 0;
-    if (!ours || !send_hello(socket, words)) {
+    // A rank that had to wait for the answer has gone, and comes again: only who confirms it is here.
+    char here = 0;
+    if (!ours || !send_all(socket, words) || !receive(socket, here)) {
       ::close(socket);
       continue;
     }
@@ -138,7 +149,7 @@ int connect_to(const addrinfo& address, std::string& why) {
   if (error == EINPROGRESS) {
     socklen_t bytes = sizeof(error);
     error = ETIMEDOUT;
-    if (ready(socket, POLLOUT, 2000)) ::getsockopt(socket, SOL_SOCKET, SO_ERROR, &error, &bytes);
+    if (ready(socket, POLLOUT, soon())) ::getsockopt(socket, SOL_SOCKET, SO_ERROR, &error, &bytes);
   }
   if (error == 0) {
     ::fcntl(socket, F_SETFL, ::fcntl(socket, F_GETFL) & ~O_NONBLOCK);
@@ -164,7 +175,10 @@ int try_address(const WatchdogOptions& options, const std::string& host, std::st
     if (socket < 0) continue;
     const Hello mine = hello(options, options.rank);
     Hello answer;
-    if (send_hello(socket, mine) && receive(socket, answer) && same_job(answer, mine)) continue;
+    if (send_all(socket, mine) && receive(socket, answer) && same_job(answer, mine) &&
+        send_all(socket, 'k')) {
+      continue;
+    }
     why = "what answers there is not rank 0 of this job";
     ::close(socket);
     socket = -1;

@@ -184,6 +184,15 @@ void Watchdog::State::match() {
       why = fmt::format("the ranks do different things at call {}: rank 0 {}, rank {} {}", compared, said[0],
                         other - said.begin(), *other);
     }
+    // Who waits for texts has made all its calls before it, so another rank's next call is one too many.
+    for (size_t rank = 0; rank < gone.size() && why.empty(); ++rank) {
+      if (gathering[rank].empty() || !calls[rank].empty()) continue;
+      for (size_t other = 0; other < gone.size() && why.empty(); ++other) {
+        if (calls[other].empty()) continue;
+        why = fmt::format("the ranks do different things: rank {} gathers texts, rank {} {}", rank, other,
+                          calls[other].front());
+      }
+    }
     for (size_t rank = 0; rank < gone.size() && why.empty(); ++rank) {
       if (!gone[rank] || !calls[rank].empty() || !gathering[rank].empty()) continue;
       for (size_t waiting = 0; waiting < gone.size(); ++waiting) {

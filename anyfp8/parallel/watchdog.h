@@ -25,7 +25,7 @@ struct WatchdogOptions {
   int port = 0;
   int listening =
       -1;  // of rank 0: a socket from listen_anywhere(), which is closed then; -1: listen on `port`
-  std::string token = {};  // both sides must show the same; keeps strangers out
+  std::string token = {};  // both sides must show the same: keeps other jobs out; under torchrun no secret
   double meet_seconds = 60;
   double timeout_seconds = 20;  // 0: a silent rank is never lost
   // Called once, on the thread that notices, with the reason. May end the process; must not throw.

@@ -71,6 +71,19 @@ TEST(Watchdog, EqualCallsPassAndDifferentOnesEndAll) {
     EXPECT_EQ(end, "the ranks do different things at call 101: rank 0 all_reduce of 65 f32, rank 2 barrier");
 }
 
+TEST(Watchdog, TextsOfSomeAndCallsOfOthersEndAll) {
+  const auto ends = ranks(3, [](Watchdog& watchdog) {
+    watchdog.announce("barrier");
+    if (watchdog.rank() == 1) watchdog.gather("a layer");
+    watchdog.announce("all_reduce of 64 f32");
+    wait_for_the_end(watchdog);
+  });
+  for (const std::string& end : ends) {
+    EXPECT_NE(end.find("do different things: rank 1 gathers texts, rank "), std::string::npos) << end;
+    EXPECT_NE(end.find(" all_reduce of 64 f32"), std::string::npos) << end;
+  }
+}
+
 TEST(Watchdog, WhoWaitsForARankThatLeftIsTold) {
   const auto ends = ranks(3, [](Watchdog& watchdog) {
     if (watchdog.rank() != 1) watchdog.gather("is anybody there");

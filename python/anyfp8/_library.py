@@ -258,12 +258,13 @@ def size_of(name: str, *arguments: Any) -> int:
 
 
 class Handle:
-    """An object of the library; freed with this one."""
+    """An object of the library; freed with this one. keeps: what must outlive it, such as a callback."""
 
-    __slots__ = ("value", "_free")
+    __slots__ = ("value", "_free", "_keeps")
 
-    def __init__(self, kind: str, make: str, *arguments: Any):
+    def __init__(self, kind: str, make: str, *arguments: Any, keeps: Any = None):
         self.value = None
+        self._keeps = keeps
         self._free: Callable[[int], None] = getattr(lib, f"anyfp8_{kind}_free")
         result = c_void_p()
         call(make, *arguments, ctypes.byref(result))

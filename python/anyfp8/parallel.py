@@ -147,11 +147,10 @@ class Comm:
         opened = as_device(name)
         if opened.kind == "cuda":
             _offer_nccl()
-        self._on_lost = None
+        callback = _library.LOST_CALLBACK()
         if on_lost is not None:
-            self._on_lost = _library.LOST_CALLBACK(lambda reason, _: on_lost(reason.decode("utf-8", "replace")))
-        callback = self._on_lost if self._on_lost is not None else _library.LOST_CALLBACK()
-        self._set(Handle("comm", "comm_open", opened._handle.value, callback, None), None)
+            callback = _library.LOST_CALLBACK(lambda reason, _: on_lost(reason.decode("utf-8", "replace")))
+        self._set(Handle("comm", "comm_open", opened._handle.value, callback, None, keeps=callback), None)
 
     def _set(self, handle: Handle, owner: Any) -> None:
         self._handle = handle
@@ -303,6 +302,7 @@ class _ParallelLinear:
             byref(parallel),
             byref(options),
             comm._stream(None),
+            keeps=comm._handle,  # the library's layer shares its Comm
         )
         self._owners = shard._owners, shard._bias_owner
         cols = c_int64(), c_int64()

@@ -54,6 +54,10 @@ def check_numpy(comm):
     last = RowParallelLinear(comm, shard(down, "row", rank, size), dtype="f32", sequence_parallel=True)
     y = last(first(x[tokens], tokens=M))
     np.testing.assert_allclose(y, expected[tokens], rtol=0, atol=1e-5 * np.abs(expected).max())
+    last = RowParallelLinear(comm, shard(down, "row", rank, size), dtype="f16")  # summed in f32, rounded once
+    expected = anyfp8.Linear(down, dtype="f16")(whole_up(x).astype(np.float16)).astype(np.float32)
+    y = last(middle.astype(np.float16)).astype(np.float32)
+    np.testing.assert_allclose(y, expected, rtol=2**-10, atol=1e-4 * np.abs(expected).max())
     assert shard_merged(up, [128, 200], rank, size).k == K
     try:
         ColumnParallelLinear(comm, up if rank else down, dtype="f32")
