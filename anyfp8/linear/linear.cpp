@@ -138,7 +138,7 @@ void Linear::apply(const TensorView& x, const TensorView& y, Scratch scratch, St
                  kernel.name, needed, m, scratch.data == nullptr ? 0 : scratch.bytes);
     }
     const size_t alignment = scratch_alignment(s.device.kind);
-    if (needed > 0 && reinterpret_cast<uintptr_t>(scratch.data) % alignment != 0) {
+    if (reinterpret_cast<uintptr_t>(scratch.data) % alignment != 0) {
       throw fail(ErrorCode::kInvalidArgument, "the scratch memory must begin at a multiple of {} bytes",
                  alignment);
     }

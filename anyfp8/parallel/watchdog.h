@@ -49,8 +49,7 @@ class ANYFP8_API Watchdog {
   std::vector<std::string> gather(std::string_view text);
 
   // What this rank does next, as words: "all_reduce of 4096 f32". Rank 0 compares the ranks' sequences; a
-  // difference is the end of all of them. Waits for nothing; repeats of the previous words cost no formatting
-  // but a message.
+  // difference is the end of all of them. Costs a message, and waits for nothing.
   void announce(std::string_view call);
 
   // Error(kIo) with the reason once a rank is lost.
