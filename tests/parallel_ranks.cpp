@@ -221,9 +221,9 @@ struct LayerCase {
   }
 };
 
-LayerCase layer_case(Comm& comm, const Fp8Weight& weight, DType io, int64_t m) {
+LayerCase layer_case(Comm& comm, const Fp8Weight& weight, DType io, int64_t m, Policy policy) {
   LayerCase c{weight, io, m, values_of(0, m * weight.k(), io), {}};
-  const Linear linear = Linear::create(comm.device(), weight, {io, io});
+  const Linear linear = Linear::create(comm.device(), weight, {io, io, policy});
   Workspace workspace(comm.device());
   workspace.reserve(linear.workspace_bytes(m));
   Buffer in(comm.device(), io, c.x), out(comm.device(), io, m * weight.n());
@@ -249,10 +249,12 @@ Floats apply(Comm& comm, const ParallelLinear& layer, const LayerCase& c, const 
   return out.read();
 }
 
-// The same bits on CPUs. Kernels of GPUs cut k by how many outputs there are, so sums may differ in their
-// order.
-bool columns_fit(const Comm& comm, const Floats& got, const Floats& expected) {
-  if (comm.device().kind == DeviceKind::kCpu) return got == expected;
+// The same bits on CPUs, and on GPUs with policy invariant. Else kernels of GPUs cut k by how many outputs
+// there are, so sums may differ in their order.
+bool columns_fit(const ParallelLinear& layer, const Floats& got, const Floats& expected) {
+  if (layer.linear().device().kind == DeviceKind::kCpu ||
+      layer.linear().config().policy == Policy::kInvariant)
+    return got == expected;
   float largest = 0;
   for (const float value : expected) largest = std::max(largest, std::abs(value));
   for (size_t i = 0; i < expected.size(); ++i) {
@@ -270,7 +272,7 @@ void check_column(Comm& comm, const ColumnParallelLinear& layer, const ParallelO
   const IndexRange cols = options.gather_output ? IndexRange{0, n} : own;
   const Floats got =
       apply(comm, layer, c, cut(c.x, k, rows, {0, k}), rows.end - rows.begin, k, c.m, cols.end - cols.begin);
-  need(columns_fit(comm, got, cut(c.want, n, {0, c.m}, cols)),
+  need(columns_fit(layer, got, cut(c.want, n, {0, c.m}, cols)),
        "column-parallel {}{}{} has not the bits of one rank", c.text(),
        options.sequence_parallel ? ", sequence parallel" : "", options.gather_output ? ", gathered" : "");
 }
@@ -302,6 +304,20 @@ void check_row(Comm& comm, const RowParallelLinear& layer, const ParallelOptions
   }
 }
 
+// Of a layer whose k one GPU cuts into more parts than it would for a rank's share of the outputs.
+void check_invariant_columns(Comm& comm) {
+  constexpr int64_t n = 8192 + 72, k = 3000;
+  const ParallelOptions options{.linear = {.policy = Policy::kInvariant}};
+  for (const auto& [group, scale] :
+       {std::pair{kPerRow, DType::kF32}, {kBlock128, DType::kF32}, {kMx32, DType::kE8M0}}) {
+    const Fp8Weight weight = test_weight(DType::kE4M3, group, scale, n, k);
+    const auto column =
+        ColumnParallelLinear::create(comm, shard(weight, Split::kColumn, comm.rank(), comm.size()), options);
+    for (const int64_t m : {1, 18, 200})
+      check_column(comm, column, options, layer_case(comm, weight, DType::kBF16, m, Policy::kInvariant));
+  }
+}
+
 void check_layers(Comm& comm) {
   constexpr int64_t n = 200, k = 333;
   struct Scheme {
@@ -320,13 +336,14 @@ void check_layers(Comm& comm) {
       const bool cuda = comm.device().kind == DeviceKind::kCuda;
       if (io == DType::kF32 && cuda) continue;
       std::vector<LayerCase> cases;
-      for (const int64_t m : {0, 1, 5, 18}) cases.push_back(layer_case(comm, weight, io, m));
+      for (const int64_t m : {0, 1, 5, 18})
+        cases.push_back(layer_case(comm, weight, io, m, Policy::kAccuracy));
       for (const bool sequence : {false, true}) {
         for (const bool other : {false, true}) {  // gather_output, reduce_in_f32
           const ParallelOptions options{.linear = {io, io},
                                         .sequence_parallel = sequence,
                                         .gather_output = other,
-                                        .reduce_in_f32 = other && !cuda};
+                                        .reduce_in_f32 = other};
           const auto column = ColumnParallelLinear::create(
               comm, shard(weight, Split::kColumn, comm.rank(), comm.size()), options);
           const auto row =
@@ -337,6 +354,7 @@ void check_layers(Comm& comm) {
       }
     }
   }
+  if (comm.device().kind == DeviceKind::kCuda) check_invariant_columns(comm);
 }
 
 // Of this rank, of mapped files and of all else.

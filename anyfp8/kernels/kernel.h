@@ -36,6 +36,7 @@ struct LinearConfig {
   DType out = DType::kBF16;  // of y
   bool bias = false;
   Policy policy = Policy::kAccuracy;
+  int64_t whole_n = 0;  // of the layer whose outputs these n are a part of, see LinearOptions; 0: n
 };
 
 // Token counts m in [begin, end).

@@ -80,7 +80,8 @@ LinearConfig linear_config(const Fp8Weight& weight, const LinearOptions& options
           .in = options.in,
           .out = options.out,
           .bias = weight.bias.defined(),
-          .policy = options.policy.value_or(default_policy(weight.scheme))};
+          .policy = options.policy.value_or(default_policy(weight.scheme)),
+          .whole_n = options.whole_n};
 }
 
 Linear::Linear(std::unique_ptr<State> state) : state_(std::move(state)) {}

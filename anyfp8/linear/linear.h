@@ -18,6 +18,9 @@ struct LinearOptions {
   DType in = DType::kBF16;
   DType out = DType::kBF16;
   std::optional<Policy> policy = {};  // absent: default_policy()
+  // The n of a whole layer, where a weight has some of its outputs alone: with Policy::kInvariant they have
+  // the bits that the whole layer would give. 0: the weight's own.
+  int64_t whole_n = 0;
 };
 
 ANYFP8_API LinearConfig linear_config(const Fp8Weight& weight, const LinearOptions& options);

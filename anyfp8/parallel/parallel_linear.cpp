@@ -109,7 +109,9 @@ ColumnParallelLinear ColumnParallelLinear::create(Comm& comm, Fp8Weight shard, c
   for (const std::string& text : comm.gather_text(fmt::to_string(shard.n()))) {
     std::from_chars(text.data(), text.data() + text.size(), rank_n.emplace_back());
   }
-  Linear linear = Linear::create(comm.device(), std::move(shard), options.linear, select, stream);
+  LinearOptions own = options.linear;
+  if (own.whole_n == 0) own.whole_n = std::accumulate(rank_n.begin(), rank_n.end(), int64_t{0});
+  Linear linear = Linear::create(comm.device(), std::move(shard), own, select, stream);
   return ColumnParallelLinear(comm, std::move(linear), options, std::move(rank_n));
 }
 

@@ -60,7 +60,9 @@ class ANYFP8_API ParallelLinear {
   mutable std::vector<int64_t> counts_;  // by rank, of the call under way
 };
 
-// y = x · Wᵀ + bias, each rank some of the outputs. A column of y has the bits that it has unsharded.
+// y = x · Wᵀ + bias, each rank some of the outputs. A column of y has the bits that it has unsharded: on CPUs
+// always, on CUDA devices with Policy::kInvariant (other policies cut k by how many outputs a rank has).
+// Where outputs are on several ranks (kv heads), options.linear.whole_n must say how many there are.
 class ANYFP8_API ColumnParallelLinear final : public ParallelLinear {
  public:
   // `shard`: this rank's rows of the weight, from shard(), shard_merged() or shard_qkv().

@@ -64,7 +64,7 @@ void apply(const Card& card, const PlacedWeight& weight, const TensorView& x, co
   const LinearConfig& c = weight.config;
   const QuantKey& key = c.scheme.weight;
   const Operands operands = operands_of(c);
-  Problem problem{c.n, c.k, x.rows, operands, c.policy == Policy::kInvariant};
+  Problem problem{c.n, c.k, x.rows, operands, c.policy == Policy::kInvariant, c.whole_n};
 
   TileArguments arguments{};
   arguments.weight = static_cast<const uint8_t*>(weight.data);

@@ -59,9 +59,9 @@ ShapeId choose_shape(const Problem& p, const Card& card) {
 int choose_splits(const Problem& p, const Card& card, ShapeId id) {
   constexpr int kLeastUnits = 5;
   const Shape& shape = kShapes[id];
-  const int64_t row_tiles = ceil_div(p.n, shape.rows());
   const int64_t tiles =
-      p.invariant ? row_tiles : row_tiles * ceil_div(std::max<int64_t>(p.m, 1), shape.tokens());
+      p.invariant ? ceil_div(p.whole_n > 0 ? p.whole_n : p.n, shape.rows())
+                  : ceil_div(p.n, shape.rows()) * ceil_div(std::max<int64_t>(p.m, 1), shape.tokens());
   const int64_t free = p.invariant ? card.sm_count : resident_blocks(card, shape);
   const int64_t most = std::min<int64_t>(ceil_div(p.k, std::max(128, shape.depth())) / kLeastUnits, 8);
   if (free / tiles < 2 || most < 2) return 1;

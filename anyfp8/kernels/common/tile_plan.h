@@ -13,7 +13,8 @@ namespace anyfp8::tile {
 struct Problem {
   int64_t n, k, m;
   Operands operands;
-  bool invariant;  // the cut of k may not depend on m
+  bool invariant;       // the cut of k may not depend on m, ...
+  int64_t whole_n = 0;  // ... and is that of so many outputs; 0: n
 };
 
 struct Plan {

@@ -115,6 +115,13 @@ TEST(TilePlan, AnInvariantOneAddsInTheSameOrderForEveryM) {
       ASSERT_EQ(kShapes[plan.shape].warps_k, 1) << text(p, family, sm_count);
       ASSERT_EQ(plan.splits, one.splits) << text(p, family, sm_count);
       ASSERT_EQ(part_unit(plan), part_unit(one)) << text(p, family, sm_count);
+      // So does a rank's part of the layer.
+      Problem third = p;
+      third.whole_n = p.n;
+      third.n = ceil_div(p.n, 3);
+      const Plan of_third = make_plan(third, card_of(family, sm_count));
+      ASSERT_EQ(of_third.splits, one.splits) << text(p, family, sm_count);
+      ASSERT_EQ(part_unit(of_third), part_unit(one)) << text(p, family, sm_count);
     }
   });
 }

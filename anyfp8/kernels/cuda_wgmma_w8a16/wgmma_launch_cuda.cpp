@@ -95,7 +95,8 @@ void prepare(const PlacedWeight& weight) {
 void apply(const PlacedWeight& weight, const TensorView& x, const TensorView& y, Scratch, Stream stream) {
   const LinearConfig& c = weight.config;
   const Operands operands = tile::operands_of(c);
-  Problem problem{c.n, c.k, x.rows, operands, c.policy == Policy::kInvariant, weight.device->sm_count};
+  Problem problem{c.n,      c.k, x.rows, operands, c.policy == Policy::kInvariant, weight.device->sm_count,
+                  c.whole_n};
 
   Arguments arguments{};
   arguments.x_stride = x.row_stride;

@@ -25,8 +25,10 @@ int choose_splits(const Problem& p, const Shape& shape) {
   constexpr int64_t kLeastSteps = 5;  // shorter parts are mostly beginning and end
   const int64_t most = ceil_div(p.k, 128) / kLeastSteps;
   // An invariant cut is that of one token tile, by the outputs alone.
-  const int64_t fit = p.invariant ? fitting_splits(p.sm_count, ceil_div(p.n, kShapes[k128x128].rows()))
-                                  : fitting_splits(int64_t{p.sm_count} * shape.blocks, tiles_of(p, shape));
+  const int64_t fit =
+      p.invariant
+          ? fitting_splits(p.sm_count, ceil_div(p.whole_n > 0 ? p.whole_n : p.n, kShapes[k128x128].rows()))
+          : fitting_splits(int64_t{p.sm_count} * shape.blocks, tiles_of(p, shape));
   const int64_t limit = std::min<int64_t>(most, p.invariant ? 8 : most_splits(shape));
   return static_cast<int>(std::clamp<int64_t>(fit, 1, std::max<int64_t>(limit, 1)));
 }

@@ -10,8 +10,9 @@ namespace anyfp8::wgmma {
 struct Problem {
   int64_t n, k, m;
   Operands operands;
-  bool invariant;  // the cut of k may not depend on m
+  bool invariant;  // the cut of k may not depend on m, ...
   int sm_count;
+  int64_t whole_n = 0;  // ... and is that of so many outputs; 0: n
 };
 
 struct Plan {

@@ -69,6 +69,9 @@ TEST(WgmmaPlan, AnInvariantCutOfKDependsOnTheLayerAlone) {
     const int splits = make_plan(problem(n, k, 1, kRow, true)).splits;
     for (const int64_t m : {2, 16, 17, 40, 64, 100, 128, 500, 4096}) {
       EXPECT_EQ(make_plan(problem(n, k, m, kRow, true)).splits, splits) << n << "x" << k << " m " << m;
+      Problem part = problem(n / 7, k, m, kRow, true);
+      part.whole_n = n;
+      EXPECT_EQ(make_plan(part).splits, splits) << "a seventh of " << n << "x" << k << " m " << m;
     }
   }
 }
