@@ -69,7 +69,6 @@ MpiComm::MpiComm(const Anyfp8MpiTable& table, const Device& device, std::unique_
   counts_.resize(ranks);
   parts_.resize(ranks);
   requests_.resize(4 * ranks);
-  left_in_order(false);
 }
 
 // Only who has nothing left to receive says goodbye: all leave together, but not out of an error.
@@ -80,7 +79,7 @@ MpiComm::~MpiComm() {
       exchange(next_call(Op::kLeave, DType::kU8, DType::kU8, 0));
   } catch (const Error&) {  // said by whom it concerns: the watchdog tells every rank
   }
-  if (close()) left_in_order(true);
+  close();
 }
 
 size_t MpiComm::scratch_bytes(int64_t count, DType, DType) const noexcept {

@@ -18,14 +18,11 @@ namespace anyfp8 {
 const Anyfp8MpiTable& mpi_table(const Launch& launch);
 
 // The ranks' words on where to meet, then the watchdog on TCP: for every engine that mpirun or srun launches.
+// At the process's end MPI is finalized if all who met so left in order.
 std::unique_ptr<Watchdog> meet_by_mpi(const Anyfp8MpiTable& mpi, WatchdogOptions options);
 
-// Counted from MpiComm's beginning to its end: whether MPI may be finalized.
-void left_in_order(bool left);
-
 // Comm on MPI, by messages between every two ranks: sums are added here, in the order of ranks, and each
-// message goes along with what its sender is doing. At the process's end MPI is finalized, if every Comm was
-// left in order.
+// message goes along with what its sender is doing.
 class MpiComm final : public Comm {
  public:
   // Elements of one message of a sum; what is longer goes in rounds, so scratch does not grow with it and

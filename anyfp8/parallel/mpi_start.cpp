@@ -1,5 +1,6 @@
 // MPI as a module: found, opened, started, and left at the process's end.
 #include <dlfcn.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
@@ -17,7 +18,7 @@ namespace anyfp8 {
 namespace {
 
 const Anyfp8MpiTable* opened = nullptr;
-// Comms that are open, or were not left in order: MPI_Finalize() waits for ranks that will not come then.
+// Meetings that are on, or were not left in order: MPI_Finalize() waits for ranks that will not come then.
 std::atomic<int> not_left{0};
 
 // What this code is part of lies beside the module, or in bin/ while that is in lib/.
@@ -88,12 +89,18 @@ const Anyfp8MpiTable& mpi_table(const Launch& launch) {
   return *opened;
 }
 
-void left_in_order(bool left) { not_left += left ? -1 : 1; }
-
 std::unique_ptr<Watchdog> meet_by_mpi(const Anyfp8MpiTable& mpi, WatchdogOptions options) {
   const auto check = [](const char* error) {
     if (error != nullptr) throw Error(ErrorCode::kIo, error);
   };
+  ++not_left;
+  options.on_left = [] { --not_left; };
+  struct Socket {
+    int number = -1;
+    ~Socket() {
+      if (number >= 0) ::close(number);
+    }
+  } listening;           // the watchdog's, once it starts
   char note[1024] = "";  // port, token, addresses
   std::vector<Anyfp8MpiRequest> requests(static_cast<size_t>(options.size));
   void* comm = nullptr;
@@ -101,7 +108,7 @@ std::unique_ptr<Watchdog> meet_by_mpi(const Anyfp8MpiTable& mpi, WatchdogOptions
   int count = 0;
   if (options.rank == 0) {
     const Listener listener = listen_anywhere();
-    options.listening = listener.socket;
+    listening.number = listener.socket;
     std::random_device random;
     options.token = fmt::format("{:08x}{:08x}{:08x}", random(), random(), random());
     std::string words =
@@ -128,6 +135,7 @@ std::unique_ptr<Watchdog> meet_by_mpi(const Anyfp8MpiTable& mpi, WatchdogOptions
     words >> options.port >> options.token;
     for (std::string address; words >> address;) options.addresses.push_back(address);
   }
+  options.listening = std::exchange(listening.number, -1);
   return Watchdog::start(std::move(options));
 }
 

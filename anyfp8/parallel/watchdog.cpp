@@ -305,6 +305,7 @@ void Watchdog::goodbye() noexcept {
   s.handle({Kind::kGoodbye, s.options.rank, 0}, {});
   std::unique_lock lock(s.mutex);
   s.changed.wait(lock, [&] { return s.lost || s.everyone_gone(); });
+  if (!s.lost && s.options.on_left) s.options.on_left();
 }
 
 Watchdog::~Watchdog() {

@@ -30,6 +30,8 @@ struct WatchdogOptions {
   double timeout_seconds = 20;  // 0: a silent rank is never lost
   // Called once, on the thread that notices, with the reason. May end the process; must not throw.
   std::function<void(std::string_view reason)> on_lost = {};
+  // Called by leave() and the destructor once every rank has said goodbye; must not throw.
+  std::function<void()> on_left = {};
 };
 
 class ANYFP8_API Watchdog {
