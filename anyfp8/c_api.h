@@ -331,6 +331,10 @@ ANYFP8_API int anyfp8_weight_shard_qkv(const anyfp8_weight* weight, int64_t head
 // Called once when a rank is lost, from a thread of the library's; it may end the process.
 typedef void (*anyfp8_lost_callback)(const char* reason, void* user);
 
+// What the launcher says before there is a Comm: local_rank is this rank's place on its machine, the GPU to
+// take. Any of the three may be NULL. Started alone, or with ANYFP8_LAUNCH=none: 0 of 1, at place 0.
+ANYFP8_API int anyfp8_launched_as(int32_t* rank, int32_t* size, int32_t* local_rank);
+
 // The ranks that this process was launched with (mpirun, srun or torchrun; started alone it is one), on
 // `device`: MPI on a CPU, NCCL on GPUs, where each rank has its own. All ranks call it, and all functions
 // that take the Comm, in the same order. A rank that dies or does something else makes the calls of all

@@ -7,6 +7,7 @@
 #include <variant>
 
 #include "anyfp8/c_api_arguments.h"
+#include "anyfp8/parallel/launch.h"
 #include "anyfp8/parallel/nccl_comm.h"
 #include "anyfp8/parallel/parallel_linear.h"
 
@@ -116,6 +117,15 @@ int anyfp8_weight_shard_qkv(const anyfp8_weight* weight, int64_t heads, int64_t 
                             int32_t rank, int32_t size, anyfp8_weight** shard) {
   return give(shard, "shard", [&] {
     return new anyfp8_weight{shard_qkv(need(weight, "weight").value, heads, kv_heads, head_dim, rank, size)};
+  });
+}
+
+int anyfp8_launched_as(int32_t* rank, int32_t* size, int32_t* local_rank) {
+  return guarded([&] {
+    const Launch launch = launch_from_environment();
+    if (rank != nullptr) *rank = launch.rank;
+    if (size != nullptr) *size = launch.size;
+    if (local_rank != nullptr) *local_rank = launch.local_rank;
   });
 }
 

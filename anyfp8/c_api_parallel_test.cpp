@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -105,6 +106,26 @@ TEST(CApiParallel, WhatCannotBeSharedIsRefused) {
   expect_refused(anyfp8_shard_range(10, 2, 2, &begin, &end), ANYFP8_INVALID_ARGUMENT, "rank");
   expect_refused(anyfp8_token_range(-1, 0, 2, &begin, &end), ANYFP8_INVALID_ARGUMENT, "m = -1");
   expect_refused(anyfp8_weight_shard(nullptr, 1, 0, 2, &shard), ANYFP8_INVALID_ARGUMENT, "`weight` is NULL");
+}
+
+TEST(CApiParallel, TheLauncherIsAskedWithoutAComm) {
+  setenv("ANYFP8_LAUNCH", "none", 1);
+  int32_t rank = -1, size = -1, local_rank = -1;
+  OK(anyfp8_launched_as(&rank, &size, &local_rank));
+  EXPECT_EQ((std::array{rank, size, local_rank}), (std::array{0, 1, 0}));
+  unsetenv("ANYFP8_LAUNCH");
+  for (const auto& [name, value] : {std::pair{"RANK", "5"},
+                                    {"WORLD_SIZE", "8"},
+                                    {"LOCAL_RANK", "1"},
+                                    {"MASTER_ADDR", "a"},
+                                    {"MASTER_PORT", "1"}})
+    setenv(name, value, 1);
+  OK(anyfp8_launched_as(&rank, &size, &local_rank));
+  EXPECT_EQ((std::array{rank, size, local_rank}), (std::array{5, 8, 1}));
+  OK(anyfp8_launched_as(nullptr, &size, nullptr));
+  setenv("RANK", "x", 1);
+  expect_refused(anyfp8_launched_as(&rank, nullptr, nullptr), ANYFP8_INVALID_ARGUMENT, "RANK is 'x'");
+  for (const char* name : {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}) unsetenv(name);
 }
 
 class OneRank : public testing::Test {

@@ -122,6 +122,7 @@ _FUNCTIONS: dict[str, list[Any]] = {
     "weight_shard": [c_void_p, c_int32, c_int32, c_int32, _HANDLE],
     "weight_shard_merged": [c_void_p, POINTER(c_int64), c_size_t, c_int32, c_int32, _HANDLE],
     "weight_shard_qkv": [c_void_p, c_int64, c_int64, c_int64, c_int32, c_int32, _HANDLE],
+    "launched_as": [POINTER(c_int32), POINTER(c_int32), POINTER(c_int32)],
     "comm_open": [c_void_p, LOST_CALLBACK, c_void_p, _HANDLE],
     "comm_adopt_nccl": [c_void_p, c_void_p, _HANDLE],
     "comm_json": [c_void_p, _TEXT],

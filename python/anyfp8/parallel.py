@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from ctypes import byref, c_int32, c_int64
@@ -102,10 +101,9 @@ def shard_qkv(weight: Weight, heads: int, kv_heads: int, head_dim: int, rank: in
 
 
 def _local_rank() -> int:
-    for name in ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"):
-        if name in os.environ:
-            return int(os.environ[name])
-    return 0
+    place = c_int32()
+    _library.call("launched_as", None, None, byref(place))
+    return place.value
 
 
 def _offer_nccl() -> None:
