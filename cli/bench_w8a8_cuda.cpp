@@ -49,7 +49,7 @@ class Fp8ProductMethod : public ProductMethod {
     const int64_t m = activations.x.shape()[0];
     const w8a8::Parts parts =
         w8a8::parts_of(m, {shape_.n, shape_.k}, w8a8::granule_of(operands_->config), true);
-    ANYFP8_NEED(parts.count == 1 && parts.few == 0, "m = {} is not one product of cuBLASLt's", m);
+    ANYFP8_NEED(parts.count == 1 && parts.rows == m, "m = {} is not one product of cuBLASLt's", m);
     ANYFP8_NEED(!w8a8::is_mx(operands_->config), "MX weights are multiplied slab by slab");
     ANYFP8_NEED(!w8a8::copies_weight_scale(operands_->config),
                 "k = {}: cuBLASLt does not read the scales of the weight as they are", shape_.k);

@@ -56,8 +56,8 @@ TEST(CublasLtW8A8, AlignmentAndDtypes) {
 TEST(CublasLtW8A8, TakesLargeMAlone) {
   const LinearConfig config = layer(quantized(kPerTensor, kPerTensor), Policy::kSpeed);
   EXPECT_EQ(plan(cuda(9, 0), config, 1), "cuda_mma_w8a16");
-  EXPECT_EQ(plan(cuda(9, 0), config, 127), "cuda_wgmma_w8a16");
-  EXPECT_EQ(plan(cuda(9, 0), config, 128), "cuda_cublaslt_w8a8");
+  EXPECT_EQ(plan(cuda(9, 0), config, 64), "cuda_wgmma_w8a16");
+  EXPECT_EQ(plan(cuda(9, 0), config, 65), "cuda_cublaslt_w8a8");
   EXPECT_EQ(plan(cuda(8, 9), config, 1), "cuda_mma_w8a16");
   EXPECT_EQ(plan(cuda(8, 9), config, 4096), "cuda_cublaslt_w8a8");
   QuantScheme mx = quantized(kMx32, kMx32);

@@ -78,23 +78,26 @@ Verdict check(const LinearConfig& config, const Device& device) {
   return Verdict::yes();
 }
 
-// H200, us with quantising x : the W8A16 kernel for the same layer.
-//                  tensor, static        row x token           128x128 x 1x128
-//   4096 x 4096    m = 64  10.9 : 10.5   m = 128 16.9 : 13.7   m = 64   17 : 12.1
-//                  m = 128 10.7 : 13.7   m = 256 17.4 : 17.7   m = 128 17.1 : 16.0
-//   28672 x 4096   m = 64  36.5 : 36.3   m = 128 39.7 : 49.4   m = 64  38.5 : 44.8
-//                  m = 128 38.0 : 49.4   m = 256 59.6 : 101    m = 128 39.0 : 67.7
-//                                        `tune`: from 68
-//   4096 x 14336                         m = 128 42.2 : 32.0   m = 64   28 : 29.8
-//                                        m = 256 44.7 : 48.7   m = 128 28.9 : 40.7
+// H200, us with quantising x : the W8A16 kernel for the same layer, `bench --kernel all`.
+//                  tensor, static         row x token            128x128 x 1x128
+//   4096 x 4096    m = 64  10.0 : 10.4    m = 129 18.8 : 25.6    m = 128 17.3 : 14.9
+//                  m = 72  10.1 : 14.7    m = 255 17.2 : 17.2    m = 129 23.7 : 25.7
+//   28672 x 4096   m = 64  36.3 : 34.6    m = 64  47.3 : 34.8    m = 64  40.4 : 39.5
+//                  m = 71  36.8 : 46.7    m = 71  48.3 : 46.4    m = 72  36.8 : 62.9
+//                                         m = 127 39.7 : 48.8
+//   4096 x 14336   m = 64  23.6 : 23.4    m = 128 41.7 : 31.3    m = 64  28.3 : 26.6
+//                  m = 71  25.3 : 38.3    m = 129 53.2 : 62.7    m = 72  27.1 : 35.7
+// Behind 64 and 128 tokens a W8A16 tile more begins.
 // MX on Blackwell is an estimate, not measured: with B200's rates (FP8 4500 TFLOP/s, 8 TB/s) and mma.sync at
 // half of bf16's 2250, copying slabs has paid from m = 184.
 TokenRange tokens(const LinearConfig& config, const Device&) {
   constexpr int64_t kManyOutputs = 16384, kSmallLayer = int64_t{1} << 24;  // bytes
   if (w8a8::is_mx(config)) return {.begin = 256};
-  if (config.scheme.weight.group == kPerRow) return {.begin = config.n >= kManyOutputs ? 72 : 256};
-  const bool small = config.scheme.weight.group.cols == 128 && config.n * config.k <= kSmallLayer;
-  return {.begin = small ? 256 : 128};  // an odd m of 129 to 255 is up to 14 % slower there
+  const Group group = config.scheme.weight.group;
+  const bool later = group == kPerRow     ? config.n < kManyOutputs
+                     : group == kBlock128 ? config.n * config.k <= kSmallLayer
+                                          : false;
+  return {.begin = later ? 129 : 65};
 }
 
 size_t workspace_bytes(const LinearConfig& config, const Device&, int64_t m) {

@@ -135,8 +135,10 @@ void apply_cuda_cublaslt_w8a8(const PlacedWeight& placed, const TensorView& x, c
     } else {
       cublaslt_fp8_gemm(w8a8::product_of(config, config.n), operands, {memory, kCublasBytes}, stream);
     }
-    if (parts.staged)
-      copy_rows(operands.y, y_data + begin * y.row_stride, rows, config.n, y.row_stride, stream);
+    if (parts.staged) {
+      copy_rows(operands.y, y_data + begin * y.row_stride, std::min(rows, m - begin), config.n, y.row_stride,
+                stream);
+    }
   }
 }
 

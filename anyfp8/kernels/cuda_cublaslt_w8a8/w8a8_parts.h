@@ -36,16 +36,26 @@ constexpr int64_t most_staged(int64_t n) {
 //   4096 x 4096    15 -> 27, 21      28672 x 4096   102 -> 126, 133     4096 x 14336   47 -> 95, 62
 //
 // and at 132 and 260 no more than here, so from 512 on.
-inline constexpr int64_t kMostFew = 8;
+inline constexpr int64_t kMostFew = 8, kTile = 128;
 constexpr int64_t few_of(int64_t m, int64_t granule) {
-  constexpr int64_t kTile = 128, kFrom = 512;
+  constexpr int64_t kFrom = 512;
   const int64_t rest = m % kTile;
   const bool must = m % granule != 0, pays = granule > 1 && m >= kFrom;
   return rest <= kMostFew && (must || pays) ? rest : m % granule;
 }
 
+// Whether one product has up to 3 tokens more than there are, which are zeros, instead: y then goes through
+// scratch memory, where few_tokens.h would read the weights again. H200: copying y took 0.5 us for each MiB,
+// reading 117 MB of weights 29 us. Not where the tokens more would begin a tile.
+constexpr bool pads(int64_t m, const Grid& weight, int64_t granule, bool y_aligned) {
+  const bool cheaper = 4 * m < weight.cols || !y_aligned;
+  const bool one_product = m <= std::min(most_staged(weight.rows), most_tokens(weight.cols));
+  return m % granule != 0 && m % kTile > kMostFew && one_product && cheaper;
+}
+
 // Products one after the other, of `rows` tokens each; then `few` by few_tokens.h. The last begins early
-// enough to end with the others, so some tokens are computed twice, and the later product's y stays.
+// enough to end with the others, so some tokens are computed twice, and the later product's y stays. Only a
+// staged product may have rows beyond y.
 struct Part {
   int64_t begin, rows;
 };
@@ -61,8 +71,9 @@ struct Parts {
 constexpr Parts parts_of(int64_t m, const Grid& weight, int64_t granule, bool y_aligned) {
   const auto divided_up = [](int64_t a, int64_t by) { return (a + by - 1) / by; };
   Parts parts;
-  parts.staged = !y_aligned;
-  parts.few = few_of(m, granule);
+  const bool padded = pads(m, weight, granule, y_aligned);
+  parts.staged = padded || !y_aligned;
+  parts.few = padded ? 0 : few_of(m, granule);
   const int64_t tokens = m - parts.few;
   if (tokens == 0) return parts;
   const int64_t most =
@@ -97,7 +108,7 @@ struct Scratchpad {
   size_t codes, scales, maxima, bias, weight_scale, slab, y, bytes;
 };
 constexpr Scratchpad scratchpad(const LinearConfig& config, int64_t m) {
-  const int64_t rows = std::min(m, most_tokens(config.k) + kMostFew);
+  const int64_t rows = (std::min(m, most_tokens(config.k) + kMostFew) + 3) / 4 * 4;
   const int64_t slab = is_mx(config) ? mx_slab_rows(config.n, config.k) : 0;
   size_t end = kCublasBytes;
   const auto take = [&](int64_t bytes) {

@@ -11,15 +11,15 @@ TEST(W8A8Parts, EveryTokenIsInOneAndNoneIsBeyondY) {
   for (const Grid weight : {Grid{8, 16}, Grid{4096, 4096}, Grid{28672, 4096}, Grid{1 << 20, 131072}}) {
     for (const int64_t granule : {1, 4}) {
       for (const bool aligned : {true, false}) {
-        for (const int64_t m :
-             {1,   2,   3,   4,    5,    8,    9,    127,  128,  129,   511,   512,   513,   515,
-              516, 520, 521, 1023, 1024, 1025, 2047, 2048, 2049, 16383, 16384, 16385, 40000, 100001}) {
+        for (const int64_t m : {1,    2,    3,    4,    5,    8,     9,     71,    127,   128,   129,
+                                255,  511,  512,  513,  515,  516,   520,   521,   1023,  1024,  1025,
+                                2047, 2048, 2049, 3070, 3071, 16383, 16384, 16385, 40000, 100001}) {
           SCOPED_TRACE(testing::Message()
                        << "n " << weight.rows << ", m " << m << ", granule " << granule << aligned);
           const Parts parts = parts_of(m, weight, granule, aligned);
           EXPECT_LE(parts.few, granule == 1 ? 0 : kMostFew);
-          EXPECT_EQ((m - parts.few) % granule, 0);
-          EXPECT_EQ(parts.staged, !aligned);
+          const bool padded = pads(m, weight, granule, aligned);
+          EXPECT_EQ(parts.staged, padded || !aligned);
           int64_t end = 0;
           for (int64_t i = 0; i < parts.count; ++i) {
             const Part part = parts.at(i, m);
@@ -29,7 +29,7 @@ TEST(W8A8Parts, EveryTokenIsInOneAndNoneIsBeyondY) {
             EXPECT_LE(part.begin, end) << "a gap";
             end = part.begin + part.rows;
           }
-          EXPECT_EQ(end, m - parts.few);
+          EXPECT_EQ(padded ? (m + 3) / 4 * 4 : m - parts.few, end);
         }
       }
     }
@@ -53,12 +53,26 @@ TEST(W8A8Parts, FewTokensAreLeftToAKernelOfTheirOwn) {
   EXPECT_EQ(few(513), 1);
   EXPECT_EQ(few(516), 4);
   EXPECT_EQ(few(520), 8);
-  EXPECT_EQ(few(521), 1);
+  EXPECT_EQ(few(1033), 1);
   EXPECT_EQ(few(524), 0);
+  EXPECT_EQ(few(4001), 1) << "copying y would take longer";
   EXPECT_EQ(few(135), 7);
   EXPECT_EQ(few(132), 0);
   EXPECT_EQ(few(7), 7) << "and no product";
   EXPECT_EQ(parts_of(7, kWeight, 4, true).rows, 0);
+}
+
+TEST(W8A8Parts, ZerosFillUpTheLastFourWhereReadingTheWeightsAgainTakesLonger) {
+  for (const int64_t m : {65, 71, 127, 255, 435}) {
+    const Parts parts = parts_of(m, {28672, 4096}, 4, true);
+    EXPECT_EQ(parts.rows, (m + 3) / 4 * 4);
+    EXPECT_EQ(parts.few, 0);
+    EXPECT_TRUE(parts.staged);
+  }
+  EXPECT_FALSE(parts_of(437, {28672, 4096}, 4, true).staged) << "y does not fit";
+  EXPECT_FALSE(parts_of(129, {28672, 4096}, 4, true).staged) << "a tile more";
+  EXPECT_FALSE(parts_of(72, {28672, 4096}, 4, true).staged);
+  EXPECT_FALSE(parts_of(71, {28672, 4096}, 1, true).staged);
 }
 
 TEST(W8A8Scratchpad, HoldsWhatEachPartNeedsAndNeverShrinks) {
