@@ -41,9 +41,6 @@ inline __device__ uint32_t load_of_line(const uint32_t* from) {
   asm volatile("ld.global.nc.L2::128B.u32 %0, [%1];" : "=r"(v) : "l"(from));
   return v;
 }
-inline __device__ void prefetch_to_l2(const void* from) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
-}
 
 inline __device__ uint4 load_shared16(uint32_t from) {
   uint4 v;

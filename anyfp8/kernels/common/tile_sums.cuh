@@ -16,28 +16,31 @@ class TileSums {
   const WarpPlace<S> place_;
   const uint32_t shared_;
   const int base_;
+  // What an output's sum is multiplied by, and what is added then.
+  struct Ending {
+    float scale, bias;
+  };
+  // Of a thread: see row_of_ending().
+  static constexpr int kEndings = S::kFamily >= Family::kSm90 ? 4 : S::kWarpsK > 1 ? 1 : 2 * S::kTiles16;
+  static_assert(kEndings >= 2 * S::kTiles16 || S::kWarpsK > 1);
+  static_assert(S::kThreads % (S::kWarpsK > 1 ? S::kRows : S::kRows / 4) == 0);
+  // Before a tile's products, so that memory answers meanwhile, where there are registers for it.
+  static constexpr bool kFetchesEarly = S::kTokens <= 32;
+  Ending endings_[kEndings];
 
  public:
   // base: y is 2^base times the sums of MX weights.
   __device__ TileSums(const TileArguments& p, uint32_t shared, int base)
       : p_(p), shared_(shared), base_(base) {}
 
-  // What a tile needs behind its products comes from memory meanwhile.
-  __device__ void prefetch(int tile) const {
-    const int n = first_row<S>(p_, tile) + static_cast<int>(threadIdx.x);
-    if (threadIdx.x >= S::kRows || n >= p_.n) return;
-    if (S::kGroup == 0) {
-      prefetch_to_l2(static_cast<const char*>(p_.scale) +
-                     static_cast<int64_t>(scale_row(p_, n)) * p_.scale_columns * (p_.scale_e8m0 ? 1 : 4));
-    }
-    if (p_.bias != nullptr) prefetch_to_l2(p_.bias + n);
+  __device__ void prefetch(int tile) {
+    if constexpr (kFetchesEarly) fetch(tile);
   }
 
   // `rank`: of this block's part of the tile's k.
-  __device__ void finish(Fragments<S>& acc, int tile, int rank) const {
-    if constexpr (S::kFamily >= Family::kSm90) {
-      if (p_.splits > 1) return add_cluster(acc, tile, rank);
-    }
+  __device__ void finish(Fragments<S>& acc, int tile, int rank) {
+    if constexpr (!kFetchesEarly) fetch(tile);
+    if (parts_meet_in_cluster()) return add_cluster(acc, tile, rank);
     if constexpr (S::kWarpsK == 1) {
       auto& sums = reinterpret_cast<float(&)[S::kSums]>(acc);
       if (parts_meet_in_scratch() && !add_parts(sums, tile, rank)) return;
@@ -53,7 +56,28 @@ class TileSums {
   }
 
  private:
+  __device__ bool parts_meet_in_cluster() const { return S::kFamily >= Family::kSm90 && p_.splits > 1; }
   __device__ bool parts_meet_in_scratch() const { return S::kFamily < Family::kSm90 && p_.splits > 1; }
+
+  // All at once: asked for one after the other, where they are used, four scales were 1 us of 28672 x 4096 at
+  // m = 16 (H200).
+  __device__ void fetch(int tile) {
+#pragma unroll
+    for (int i = 0; i < kEndings; ++i) {
+      const int n = min(first_row<S>(p_, tile) + row_of_ending(i), p_.n - 1);
+      if constexpr (S::kGroup == 0) endings_[i].scale = scale_at(p_, scale_row(p_, n), 0);
+      endings_[i].bias = p_.bias == nullptr ? -0.0f : p_.bias[n];  // adding -0 changes nothing
+    }
+  }
+
+  // In the tile: of four neighbours that add_cluster() writes, of the fragments' rows, or of the one row of
+  // which write_sums() has several tokens.
+  __device__ int row_of_ending(int i) const {
+    const int thread = threadIdx.x;
+    if (parts_meet_in_cluster()) return thread % (S::kRows / 4) * 4 + i;
+    if constexpr (S::kWarpsK > 1) return thread % S::kRows;
+    return place_.row(i / 2) + place_.g + i % 2 * 8;
+  }
 
   // This warp's sums in shared memory: [kWarpsK][kTokens][kSumPitch], behind the ring, or over it where only
   // blocks are added: then nothing is in the ring any more.
@@ -100,16 +124,17 @@ class TileSums {
   }
 
   __device__ void write_four(const float4& sum, int n, int m) const {
-    const float sums[4] = {sum.x, sum.y, sum.z, sum.w};
+    const float sums[4] = {ended(sum.x, endings_[0]), ended(sum.y, endings_[1]), ended(sum.z, endings_[2]),
+                           ended(sum.w, endings_[3])};
     if (p_.y_fours && n + 3 < p_.n) {
-      const uint2 halves{pack2<S::kFamily, S::kHalf>(scaled(sums[0], n), scaled(sums[1], n + 1)),
-                         pack2<S::kFamily, S::kHalf>(scaled(sums[2], n + 2), scaled(sums[3], n + 3))};
+      const uint2 halves{pack2<S::kFamily, S::kHalf>(sums[0], sums[1]),
+                         pack2<S::kFamily, S::kHalf>(sums[2], sums[3])};
       *reinterpret_cast<uint2*>(p_.y + m * p_.y_stride + n) = halves;
       return;
     }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      if (n + i < p_.n) store(m, n + i, scaled(sums[i], n + i));
+      if (n + i < p_.n) store(m, n + i, sums[i]);
     }
   }
 
@@ -158,18 +183,11 @@ class TileSums {
     return true;
   }
 
-  // What the sums of an output still have to be multiplied by.
-  __device__ float row_scale(int n) const {
-    if constexpr (S::kPromotes) return 1;
-    if constexpr (S::kFolds) return power_of_2(base_);
-    return scale_at(p_, scale_row(p_, n), 0);
-  }
   // Not left to the compiler to fuse or not: a row's bits must be those of every other shape.
-  static __device__ float scaled(float sum, float scale, float bias) {
-    return __fadd_rn(S::kPromotes ? sum : __fmul_rn(sum, scale), bias);
-  }
-  __device__ float scaled(float sum, int n) const {
-    return scaled(sum, row_scale(n), p_.bias == nullptr ? -0.0f : p_.bias[n]);
+  __device__ float ended(float sum, const Ending& ending) const {
+    if constexpr (S::kGroup == 0) sum = __fmul_rn(sum, ending.scale);
+    if constexpr (S::kFolds) sum = __fmul_rn(sum, power_of_2(base_));
+    return __fadd_rn(sum, ending.bias);
   }
   __device__ void store(int m, int n, float value) const {
     p_.y[static_cast<int64_t>(m) * p_.y_stride + n] =
@@ -179,7 +197,7 @@ class TileSums {
 #pragma unroll
     for (int i = 0; i < S::kSums; ++i) {
       const int n = n0 + index(i) % S::kRows, m = m0 + index(i) / S::kRows;
-      if (n < p_.n && m < p_.m && index(i) < S::kOutputs) store(m, n, scaled(sums[i], n));
+      if (n < p_.n && m < p_.m && index(i) < S::kOutputs) store(m, n, ended(sums[i], endings_[0]));
     }
   }
   // Lane (g, t) of a product holds outputs g, g + 8 of tokens 2t, 2t + 1. Transposed it holds outputs 2t, 2t
@@ -190,14 +208,12 @@ class TileSums {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const int tile_n = n0 + place_.row(r) + 8 * h;
-        const int row = min(tile_n + place_.g, p_.n - 1);
-        const float scale = row_scale(row);
-        const float bias = p_.bias == nullptr ? -0.0f : p_.bias[row];  // adding -0 changes nothing
+        const Ending& ending = endings_[2 * r + h];
 #pragma unroll
         for (int j = 0; j < S::kTiles8; ++j) {
           const float* sum = acc[r][j] + 2 * h;
-          const uint32_t pair = transpose8x8(
-              pack2<S::kFamily, S::kHalf>(scaled(sum[0], scale, bias), scaled(sum[1], scale, bias)));
+          const uint32_t pair =
+              transpose8x8(pack2<S::kFamily, S::kHalf>(ended(sum[0], ending), ended(sum[1], ending)));
           const int m = m0 + place_.token(j) + place_.g, n = tile_n + 2 * place_.t;
           if (m < p_.m && n < p_.n) {
             uint16_t* const to = p_.y + m * p_.y_stride + n;
