@@ -365,7 +365,8 @@ def _rows(array: Any, name: str, rows: int, cols: int, dtype: str, device: str) 
 
 
 class ColumnParallelLinear(_ParallelLinear):
-    """y = x · Wᵀ + bias, each rank some of the outputs: x [m, k] -> y [m, n of this rank], with the bits it has on one.
+    """y = x · Wᵀ + bias, each rank some of the outputs: x [m, k] -> y [m, n of this rank], with the bits it has on one
+    (on GPUs with policy "invariant").
 
     comm: outlived by the layer or not, it stays open. shard: this rank's rows of the weight, from shard(weight, "column",
     ...), shard_merged() or shard_qkv(). dtype, out_dtype: of x and y, "bf16", "f16" or "f32" (CPU). policy: as of
