@@ -67,8 +67,8 @@ class TileProduct {
   // The products of one stage: this warp's rows and tokens of its chunks. The sums of a group of k are added
   // to the others with its scale where it ends: inside the stage, or behind it if `group_ends` says so.
   // kFarApart: MX scales, some of them too far from the largest.
-  template <bool kFarApart, class Codes>
-  __device__ void multiply(const Codes& codes, uint32_t stage, const TileScales<S>& scales, bool group_ends) {
+  template <bool kFarApart, class Ring>
+  __device__ void multiply(const Ring& ring, uint32_t stage, const TileScales<S>& scales, bool group_ends) {
 #pragma unroll
     for (int c = 0; c < S::kChunks; ++c) {
       uint4 q[S::kTiles16][2];
@@ -77,7 +77,7 @@ class TileProduct {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           if constexpr (S::kFamily == Family::kSm75) {
-            q[r][h] = codes[c][r][h];
+            q[r][h] = ring.codes(c, r, h);
           } else {
             q[r][h] = load_shared16(weight_at(stage, c, 16 * r + 8 * h));
           }
@@ -249,13 +249,11 @@ __global__ void __launch_bounds__(S::kThreads, S::kShape.blocks)
         const uint32_t stage = shared + slot * S::kStageBytes;
         const bool group_ends =
             step == work.last_step || step * S::kDepth % (S::kGroup == 0 ? 64 : S::kGroup) == 0;
-        ring.with_codes([&](const auto& codes) {
-          if (far_apart) {
-            product.template multiply<S::kMayBeFarApart>(codes, stage, scales, group_ends);
-          } else {
-            product.template multiply<false>(codes, stage, scales, group_ends);
-          }
-        });
+        if (far_apart) {
+          product.template multiply<S::kMayBeFarApart>(ring, stage, scales, group_ends);
+        } else {
+          product.template multiply<false>(ring, stage, scales, group_ends);
+        }
         ring.keep();
         slot = slot + 1 == S::kStages ? 0 : slot + 1;
       }
