@@ -33,14 +33,18 @@ int choose_splits(const Problem& p, const Shape& shape) {
   return static_cast<int>(std::clamp<int64_t>(fit, 1, std::max<int64_t>(limit, 1)));
 }
 
-// Tiles of the fewest tokens that hold all of m, or of the most.
+// Tiles of the fewest tokens of which there are no more than of the most: 96 for 65 to 96 and 129 to 192.
 bool is_candidate(const Problem& p, ShapeId id) {
   if (!has_shape(p.operands, id)) return false;
-  const int tokens = kShapes[id].tokens;
+  constexpr int kMost = kShapes[k256x128].tokens;
+  const int64_t tiles = ceil_div(std::max<int64_t>(p.m, 1), kMost);
+  const auto holds_all = [&](int tokens) { return tiles * tokens >= p.m; };
+  if (!holds_all(kShapes[id].tokens)) return false;
   for (int other = 0; other < kShapeCount; ++other) {
-    if (!has_shape(p.operands, static_cast<ShapeId>(other))) continue;
-    const int others = kShapes[other].tokens;
-    if (tokens < p.m ? others > tokens : others >= p.m && others < tokens) return false;
+    const int tokens = kShapes[other].tokens;
+    if (has_shape(p.operands, static_cast<ShapeId>(other)) && holds_all(tokens) &&
+        tokens < kShapes[id].tokens)
+      return false;
   }
   return !p.invariant || choose_splits(p, kShapes[id]) <= most_splits(kShapes[id]);
 }

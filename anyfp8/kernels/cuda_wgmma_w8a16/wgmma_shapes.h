@@ -30,19 +30,32 @@ struct Shape {
   constexpr int stage_bytes() const { return weight_bytes() + x_bytes(); }
 };
 
-enum ShapeId { k128x16, k128x32, k128x64, k128x64Alone, k256x64, k128x128, k256x128, kShapeCount };
+enum ShapeId {
+  k128x16,
+  k128x32,
+  k128x64,
+  k128x64Alone,
+  k256x64,
+  k128x96,
+  k256x96,
+  k128x128,
+  k256x128,
+  kShapeCount
+};
 inline constexpr std::array<Shape, kShapeCount> kShapes{{
     {1, 16, 5, 2, 0.94},
     {1, 32, 4, 2, 0.94},
     {1, 64, 3, 2, 1.08},
     {1, 64, 6, 1, 0.545},
     {2, 64, 4, 1, 1.04},
+    {1, 96, 5, 1, 0.63},  // of 96: between its neighbours
+    {2, 96, 4, 1, 1.18},
     {1, 128, 4, 1, 0.72},
     {2, 128, 3, 1, 1.33},
 }};
 
 // What is instantiated. Two sets of sums, of a group of 128 k and of all, leave no registers for the largest
-// tile, nor for two blocks of 64 tokens; e5m2 weights, which few checkpoints have, get two shapes.
+// tiles, nor for two blocks of 64 tokens; e5m2 weights, which few checkpoints have, get two shapes.
 constexpr bool has_scaling(const Operands& operands) {
   return operands.scaling == Scaling::kRow || operands.scaling == Scaling::k128 ||
          (operands.scaling == Scaling::kMx && operands.half == Half::kBF16);
@@ -50,7 +63,7 @@ constexpr bool has_scaling(const Operands& operands) {
 constexpr bool has_shape(const Operands& operands, ShapeId shape) {
   if (!has_scaling(operands)) return false;
   if (operands.code == Code::kE5M2) return shape == k128x32 || shape == k128x128;
-  return operands.scaling != Scaling::k128 || (shape != k256x128 && shape != k128x64);
+  return operands.scaling != Scaling::k128 || (shape != k256x128 && shape != k256x96 && shape != k128x64);
 }
 
 // Shared memory: barriers, then the ring, whose swizzle counts from multiples of 1024 bytes.
