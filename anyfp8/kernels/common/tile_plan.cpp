@@ -35,8 +35,11 @@ bool fills_once(const Problem& p, const Card& card, const Shape& shape) {
 }
 
 ShapeId choose_shape(const Problem& p, const Card& card) {
-  // Wide tiles would not fill the card; and up to 8 tokens of 12288 x 4096 took 13.9 us and not 15.2 (H200).
-  const int64_t rows_each = card.family == Family::kSm90 && p.m <= 8 ? 96 : 64;
+  // Wide tiles would not fill the card; and up to 8 tokens of 12288 x 4096 took 13.9 us and not 15.2 (H200),
+  // up to 4 of 28672 x 4096 as Ampere 33.3 to 34.6 and not 35.8.
+  const int64_t rows_each = card.family == Family::kSm90 && p.m <= 8   ? 96
+                            : card.family == Family::kSm80 && p.m <= 4 ? 224
+                                                                       : 64;
   const bool narrow = p.n < rows_each * card.sm_count;
   const std::span<const ShapeId> shapes = p.invariant ? std::span<const ShapeId>(kOneOrder)
                                           : narrow    ? std::span<const ShapeId>(kNarrowFirst)

@@ -162,6 +162,18 @@ TEST(TilePlan, FamiliesAreThoseThatTheCardHasCapabilityAndSharedMemoryFor) {
   for (const char* name : {"sm_90", "sm_100", "sm_103"}) EXPECT_EQ(family(name), Family::kSm90);
 }
 
+TEST(TilePlan, FewTokensOfManyOutputsTakeNarrowTilesOnAmpere) {
+  const auto shape = [](Family family, int64_t n, int64_t m) {
+    return make_plan({n, 4096, m, {Half::kF16, Code::kE4M3, Scaling::kRow}, false}, card_of(family, 132))
+        .shape;
+  };
+  EXPECT_EQ(shape(Family::kSm80, 28672, 4), kNarrow8);
+  EXPECT_EQ(shape(Family::kSm80, 28672, 5), kWide8);
+  EXPECT_EQ(shape(Family::kSm80, 32000, 1), kWide8);
+  EXPECT_EQ(shape(Family::kSm75, 28672, 1), kWide8);
+  EXPECT_EQ(shape(Family::kSm90, 28672, 1), kWide8);
+}
+
 // What an H200 gets for the layers of bench/: outputs x tokens of the tile, and the parts of k. A change of
 // the tuning changes this table: the test prints the new one.
 constexpr char kOnH200[] = R"(

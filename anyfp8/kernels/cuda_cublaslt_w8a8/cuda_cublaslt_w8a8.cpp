@@ -80,14 +80,14 @@ Verdict check(const LinearConfig& config, const Device& device) {
 
 // H200, us with quantising x : the W8A16 kernel for the same layer, `bench --kernel all`.
 //                  tensor, static         row x token            128x128 x 1x128
-//   4096 x 4096    m = 64  10.0 : 10.4    m = 129 18.8 : 25.6    m = 128 17.3 : 14.9
-//                  m = 72  10.1 : 14.7    m = 255 17.2 : 17.2    m = 129 23.7 : 25.7
+//   4096 x 4096    m = 64  10.0 : 10.4    m = 129 17.5 : 17.5    m = 132 17.4 : 18.1
+//                  m = 65  10.2 : 12.2    m = 255 17.2 : 17.2    m = 191 19.7 : 17.8
 //   28672 x 4096   m = 64  36.3 : 34.6    m = 64  47.3 : 34.8    m = 64  40.4 : 39.5
-//                  m = 71  36.8 : 46.7    m = 71  48.3 : 46.4    m = 72  36.8 : 62.9
+//                  m = 65  37.9 : 44.5    m = 65  45.3 : 44.5    m = 65  40.2 : 52.3
 //                                         m = 127 39.7 : 48.8
-//   4096 x 14336   m = 64  23.6 : 23.4    m = 128 41.7 : 31.3    m = 64  28.3 : 26.6
-//                  m = 71  25.3 : 38.3    m = 129 53.2 : 62.7    m = 72  27.1 : 35.7
-// Behind 64 and 128 tokens a W8A16 tile more begins.
+//   4096 x 14336   m = 64  23.6 : 23.4    m = 191 43.9 : 42.7    m = 64  28.3 : 26.6
+//                  m = 65  25.6 : 28.6    m = 255 44.5 : 45.1    m = 65  30.9 : 32.4
+// Behind 64, 128 and 192 tokens larger W8A16 tiles begin, or more of them.
 // MX on Blackwell is an estimate, not measured: with B200's rates (FP8 4500 TFLOP/s, 8 TB/s) and mma.sync at
 // half of bf16's 2250, copying slabs has paid from m = 184.
 TokenRange tokens(const LinearConfig& config, const Device&) {
@@ -97,7 +97,7 @@ TokenRange tokens(const LinearConfig& config, const Device&) {
   const bool later = group == kPerRow     ? config.n < kManyOutputs
                      : group == kBlock128 ? config.n * config.k <= kSmallLayer
                                           : false;
-  return {.begin = later ? 129 : 65};
+  return {.begin = later ? 193 : 65};
 }
 
 size_t workspace_bytes(const LinearConfig& config, const Device&, int64_t m) {

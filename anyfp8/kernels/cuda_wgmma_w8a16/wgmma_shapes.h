@@ -48,7 +48,7 @@ inline constexpr std::array<Shape, kShapeCount> kShapes{{
     {1, 64, 3, 2, 1.08},
     {1, 64, 6, 1, 0.545},
     {2, 64, 4, 1, 1.04},
-    {1, 96, 5, 1, 0.63},  // of 96: between its neighbours
+    {1, 96, 5, 1, 0.63},  // of 96: between their neighbours
     {2, 96, 4, 1, 1.18},
     {1, 128, 4, 1, 0.72},
     {2, 128, 3, 1, 1.33},
