@@ -16,6 +16,7 @@ struct Tile {
   static constexpr Code kCode = kCode_;
   static constexpr Scaling kScaling = kScaling_;
   static constexpr bool kPromotes = kScaling == Scaling::k128, kFolds = kScaling == Scaling::kMx;
+  static_assert(!kFolds || kHalf == Half::kBF16);  // decode_by_half()
   static constexpr int kRows64 = kShape.rows64, kRows = kShape.rows(), kTokens = kShape.tokens;
   static constexpr int kStages = kShape.stages, kStageBytes = kShape.stage_bytes();
   static constexpr int kWeightBytes = kShape.weight_bytes();
