@@ -20,7 +20,7 @@ class Consumer {
   // A group of two products is waited for at once: of both 64 rows, or of two steps of 16 k. H200, 64 rows,
   // by groups of two against one: 32 tokens 1 to 3 % faster, but 128 tokens 1 to 3 % slower unless their sums
   // of 128 k are scaled.
-  static constexpr bool kPairs = S::kRows64 == 1 && (S::kTokens < 128 || S::kPromotes);
+  static constexpr bool kPairs = S::kRows64 == 1 && (S::kTokens <= 64 || S::kPromotes);
   static constexpr int kSteps = kPairs ? 2 : 1, kGroups = 8 / kSteps;  // of a group; of a stage
 
   const Arguments& p_;
