@@ -122,9 +122,7 @@ double work_ns(int64_t m, int64_t n, int64_t k) {
 size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 // Tokens that are multiplied together, as tiles.
-int64_t block_tiles(const Plan& plan) {
-  return plan.direct ? plan.tiles : plan.math->block_rows / (plan.tile_tokens * plan.parts);
-}
+int64_t block_tiles(const Plan& plan) { return plan.math->block_rows / (plan.tile_tokens * plan.parts); }
 
 // Each thread packs x for itself where that is a small part of its work, at 16 panels a thread about 2 %:
 // then none waits for another, or reads what lies in another's cache.

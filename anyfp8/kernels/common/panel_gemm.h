@@ -10,7 +10,9 @@
 // the way of x into tiles, the order of the loops, threads. A kernel brings a PanelIsa, made of
 // panel_tile.inc.
 //
-//   direct    few tokens: a tile of tokens x 64 outputs; codes are decoded in registers, between the products
+//   direct    few tokens: a tile of tokens x 64 outputs; codes are decoded in registers, between the
+//   products.
+//             Where these hide the decoding (AVX-512 BF16), any number of tokens
 //   buffered  many: a chunk of the panel is decoded once to a buffer in the L2 cache, and meets every tile
 //
 //   group     of a scale along k         |  128  |  128  |  128  |  128  | ...     |        4096 (one)  ...
@@ -56,7 +58,7 @@ struct PanelMath {
   int one_pass_rows;      // direct tiles of up to so many rows read each code once
   int buffer_tile_rows;   // most rows of a buffered tile
   int64_t segment_steps;  // of the longest segment, and of a chunk in a buffer
-  int64_t block_rows;     // rows that share the decoding of a chunk, at most
+  int64_t block_rows;     // rows that meet a chunk while it is in the cache, at most
   // x[unit / kXBlock][rows][kXBlock] instead, zeros behind the last unit. Where a tile has fewer than kXBlock
   // rows, as many are read, and take as long.
   bool blocks_of_x = false;
@@ -66,7 +68,7 @@ struct PanelMath {
   // totals[r][64] += sums of the chunk, for r < rows; x begins at the chunk.
   void (*direct)(const PanelTask& task, const void* x, int rows, float* totals);
   // The same from a buffer of steps * units_per_step * 64 elements of 4 bytes, which the first tile of a
-  // chunk fills; their order is between these two.
+  // chunk fills; their order is between these two. Null where direct_rows has no end.
   void (*multiply_first)(const PanelTask& task, void* buffer, const void* x, int rows, float* totals);
   void (*multiply)(const PanelTask& task, const void* buffer, const void* x, int rows, float* totals);
 };

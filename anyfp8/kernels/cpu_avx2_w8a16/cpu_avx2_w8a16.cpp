@@ -117,7 +117,6 @@ struct Tiles {
   static constexpr int kBufferTile = 4;
   static constexpr int kBufferVectors = 2;
   static constexpr int kFirstVectors = 0;
-  static constexpr int kCarryVectors = 0;
 };
 
 #include "anyfp8/kernels/common/panel_tile.inc"

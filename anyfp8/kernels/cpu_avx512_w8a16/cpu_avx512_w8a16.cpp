@@ -59,7 +59,6 @@ struct Tiles {
   static constexpr int kBufferTile = 6;
   static constexpr int kBufferVectors = 4;
   static constexpr int kFirstVectors = 2;
-  static constexpr int kCarryVectors = 0;
 };
 
 #include "anyfp8/kernels/common/panel_tile.inc"
