@@ -83,6 +83,7 @@ struct PanelIsa {
   // to[i] = from[i] as fp32, for f32, f16 and bf16; writes whole vectors of up to 16.
   void (*widen)(const void* from, DType dtype, int64_t count, float* to);
   void (*widen_e8m0)(const uint8_t* codes, int64_t count, float* to);  // count is a multiple of 16
+  void (*spread)(const float* from, int64_t count, float* to);         // to[i][64] = from[i]
   // y[i] = totals[i] + totals[64 + i] + ... over `parts` rows, + bias[i] unless null; rounded to nearest
   // even.
   void (*epilogue)(const float* totals, int parts, const float* bias, int64_t count, void* y, DType dtype);

@@ -337,6 +337,7 @@ constexpr CpuW8A16 kIsa{.panels = {.dot = &kAmxMath,
                                    .fma = nullptr,
                                    .widen = widen,
                                    .widen_e8m0 = widen_e8m0,
+                                   .spread = spread,
                                    .epilogue = epilogue},
                         .rows = {.dot = dot, .widen = widen}};
 #endif

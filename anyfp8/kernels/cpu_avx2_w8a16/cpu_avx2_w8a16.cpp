@@ -193,6 +193,7 @@ constexpr CpuW8A16 kIsa{.panels = {.dot = nullptr,
                                    .use_shifted = subnormals_are_free,
                                    .widen = widen,
                                    .widen_e8m0 = widen_e8m0,
+                                   .spread = spread,
                                    .epilogue = epilogue},
                         .rows = {.dot = dot, .widen = widen}};
 #endif

@@ -77,6 +77,7 @@ constexpr CpuW8A16 kIsa{.panels = {.dot = nullptr,
                                    .fma = &kMathOf<FmaOp<Tiles>>,
                                    .widen = widen,
                                    .widen_e8m0 = widen_e8m0,
+                                   .spread = spread,
                                    .epilogue = epilogue},
                         .rows = {.dot = dot, .widen = widen}};
 #endif

@@ -28,6 +28,7 @@ constexpr CpuW8A16 kIsa{.panels = {.dot = nullptr,
                                    .fma = &kMathOf<ByElement<FmaOp<TilesNeon>>>,
                                    .widen = widen,
                                    .widen_e8m0 = widen_e8m0,
+                                   .spread = spread,
                                    .epilogue = epilogue},
                         .rows = {.dot = dot, .widen = widen}};
 #endif
