@@ -30,8 +30,6 @@ struct DotOp {
     decoder(codes, w[0], w[1]);
   }
   static W broadcast(const X* x) { return _mm512_set1_epi32(static_cast<int>(*x)); }
-  static W load(const X* from) { return _mm512_loadu_si512(from); }
-  static void store(X* to, W w) { _mm512_storeu_si512(to, w); }
   static Simd::F multiply_add(W w, W x, Simd::F sum) {
     return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(w), reinterpret_cast<__m512bh>(x));
   }
