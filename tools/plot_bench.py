@@ -169,6 +169,7 @@ def draw_times(rows, summary, picture, pyplot):
         counts = sorted({m for by_m in times.values() for m in by_m})
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
+        counts = [m for m, before in zip(counts, [0, *counts]) if m > 1.1 * before]  # labels that do not meet
         axes.set_xticks(counts, [str(m) for m in counts], fontsize=7, rotation=60 if len(counts) > 8 else 0)
         axes.set_xlabel("m")
         axes.set_ylabel("us")

@@ -80,24 +80,22 @@ Verdict check(const LinearConfig& config, const Device& device) {
 
 // H200, us with quantising x : the W8A16 kernel for the same layer, `bench --kernel all`.
 //                  tensor, static         row x token            128x128 x 1x128
-//   4096 x 4096    m = 64  10.0 : 10.4    m = 129 17.5 : 17.5    m = 132 17.4 : 18.1
-//                  m = 65  10.2 : 12.2    m = 255 17.2 : 17.2    m = 191 19.7 : 17.8
-//   28672 x 4096   m = 64  36.3 : 34.6    m = 64  47.3 : 34.8    m = 64  40.4 : 39.5
-//                  m = 65  37.9 : 44.5    m = 65  45.3 : 44.5    m = 65  40.2 : 52.3
-//                                         m = 127 39.7 : 48.8
-//   4096 x 14336   m = 64  23.6 : 23.4    m = 191 43.9 : 42.7    m = 64  28.3 : 26.6
-//                  m = 65  25.6 : 28.6    m = 255 44.5 : 45.1    m = 65  30.9 : 32.4
-// Behind 64, 128 and 192 tokens larger W8A16 tiles begin, or more of them.
+//   4096 x 4096    m = 64  10.0 : 10.4    m = 192 17.2 : 15.1    m = 192 17.8 : 16.8
+//                  m = 65  10.2 : 11.9    m = 193 17.2 : 19.2    m = 193 19.7 : 20.0
+//   28672 x 4096   m = 64  36.3 : 34.6    m = 80  42.8 : 41.3    m = 64  40.3 : 41.9
+//                  m = 65  37.9 : 40.1    m = 96  41.5 : 41.9    m = 65  41.4 : 48.1
+//                                         m = 127 40.4 : 49.0
+//   4096 x 14336   m = 64  23.6 : 23.4    m = 192 45.4 : 39.5    m = 64  28.1 : 25.9
+//                  m = 65  25.6 : 27.9    m = 193 44.3 : 50.5    m = 65  30.3 : 31.0
+// Behind 64, 96, 128 and 192 tokens larger W8A16 tiles begin, or more of them.
 // MX on Blackwell is an estimate, not measured: with B200's rates (FP8 4500 TFLOP/s, 8 TB/s) and mma.sync at
 // half of bf16's 2250, copying slabs has paid from m = 184.
 TokenRange tokens(const LinearConfig& config, const Device&) {
   constexpr int64_t kManyOutputs = 16384, kSmallLayer = int64_t{1} << 24;  // bytes
   if (w8a8::is_mx(config)) return {.begin = 256};
   const Group group = config.scheme.weight.group;
-  const bool later = group == kPerRow     ? config.n < kManyOutputs
-                     : group == kBlock128 ? config.n * config.k <= kSmallLayer
-                                          : false;
-  return {.begin = later ? 193 : 65};
+  if (group == kPerRow) return {.begin = config.n >= kManyOutputs ? 97 : 193};
+  return {.begin = group == kBlock128 && config.n * config.k <= kSmallLayer ? 193 : 65};
 }
 
 size_t workspace_bytes(const LinearConfig& config, const Device&, int64_t m) {

@@ -32,24 +32,24 @@ Verdict check(const LinearConfig& config, const Device& device) {
 
 // H200, us: this kernel : the neighbour in the list that would take over.
 //                        m = 16 (mma.sync)   m = 1024 (dequantising)   m = 2048     m = 4096
-//   row    4096 x 4096     8.5 : 7.5           48 : 61                   94 : 105    193 : 192
-//          28672 x 4096   32.1 : 32.4         335 : 432                 659 : 727   1337 : 1366
-//          4096 x 14336   18.4 : 17.5         159 : 241                 325 : 358    632 : 652
-//   128    4096 x 4096     9.5 : 7.4           69 : 63                  140 : 108
-//          28672 x 4096   33.7 : 32.6         480 : 443                 978 : 741
-//          4096 x 14336   21.0 : 17.7         228 : 248                 450 : 368
-//   MX     4096 x 4096     9.8 : 7.7           57 : 61                  112 : 104
-//          28672 x 4096   35.9 : 34.5         388 : 444                 770 : 729
-//          4096 x 14336   22.2 : 18.3         180 : 244                 358 : 367
-// Invariant layers have one kernel for every m. What the dequantising kernel refuses stays here: behind it is
-// mma.sync alone.
+//   row    4096 x 4096     8.5 : 7.5           47 : 61                   95 : 105    188 : 192
+//          28672 x 4096   32.1 : 32.4         322 : 432                 649 : 727   1310 : 1366
+//          4096 x 14336   18.4 : 17.5         157 : 241                 307 : 358    622 : 652
+//   128    4096 x 4096     9.5 : 7.4           61 : 63                  140 : 106
+//          28672 x 4096   33.7 : 32.6         421 : 443                 978 : 748
+//          4096 x 14336   21.0 : 17.7         204 : 248                 450 : 362
+//   MX     4096 x 4096     9.8 : 7.7           52 : 61                  103 : 104     ... : 211
+//          28672 x 4096   35.9 : 34.5         354 : 444                 707 : 729     ... : 1464
+//          4096 x 14336   22.2 : 18.3         171 : 244                 337 : 367     ... : 728
+// More than 2048 tokens with MX scales were not measured here: tiles follow one another, so that twice as
+// many take twice as long. Invariant layers have one kernel for every m. What the dequantising kernel refuses
+// stays here: behind it is mma.sync alone.
 TokenRange tokens(const LinearConfig& config, const Device& device) {
   if (config.policy == Policy::kInvariant) return {};
   if (!check_dequant_w8a16(config, device)) return {.begin = 17};
   const QuantKey& weight = config.scheme.weight;
   if (weight.dtype == DType::kE5M2) return {.begin = 17, .end = kFirstOfE5M2};
   if (weight.group.cols == 128) return {.begin = 17, .end = 1025};
-  if (weight.group.cols == 32) return {.begin = 17, .end = 2049};
   return {.begin = 17};
 }
 
