@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <functional>
@@ -14,8 +15,10 @@
 namespace anyfp8 {
 namespace {
 
-// Ranks as threads of this process; what each ends with, "" without an error.
-std::vector<std::string> ranks(int size, const std::function<void(Watchdog&)>& body, double timeout_s = 20) {
+// Ranks as threads of this process; what each ends with, "" without an error. `left` counts those that saw
+// all leave in order.
+std::vector<std::string> ranks(int size, const std::function<void(Watchdog&)>& body, double timeout_s = 20,
+                               std::atomic<int>* left = nullptr) {
   const Listener listener = listen_anywhere();
   std::vector<std::string> ends(static_cast<size_t>(size));
   std::vector<std::thread> threads;
@@ -29,7 +32,10 @@ std::vector<std::string> ranks(int size, const std::function<void(Watchdog&)>& b
                                                .listening = rank == 0 ? listener.socket : -1,
                                                .token = "test",
                                                .meet_seconds = 10,
-                                               .timeout_seconds = timeout_s});
+                                               .timeout_seconds = timeout_s,
+                                               .on_left = [left] {
+                                                 if (left != nullptr) ++*left;
+                                               }});
         body(*watchdog);
       } catch (const Error& error) {
         ends[static_cast<size_t>(rank)] = error.what();
@@ -98,6 +104,21 @@ TEST(Watchdog, AReasonReachesEveryRank) {
     wait_for_the_end(watchdog);
   });
   for (const std::string& end : ends) EXPECT_EQ(end, "rank 2 gave up: out of memory");
+}
+
+TEST(Watchdog, SaysThatAllHaveLeftAndNotThatOneIsLost) {
+  std::atomic<int> left = 0;
+  ranks(
+      3, [](Watchdog&) {}, 20, &left);
+  EXPECT_EQ(left, 3);
+  ranks(
+      3,
+      [](Watchdog& watchdog) {
+        if (watchdog.rank() == 1) watchdog.fail("it does not like this model");
+        wait_for_the_end(watchdog);
+      },
+      20, &left);
+  EXPECT_EQ(left, 3);
 }
 
 TEST(Watchdog, ADeadProcessIsLostAtOnce) {
