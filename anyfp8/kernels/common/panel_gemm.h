@@ -10,9 +10,8 @@
 // the way of x into tiles, the order of the loops, threads. A kernel brings a PanelIsa, made of
 // panel_tile.inc.
 //
-//   direct    few tokens: a tile of tokens x 64 outputs; codes are decoded in registers, between the
-//   products.
-//             Where these hide the decoding (AVX-512 BF16), any number of tokens
+//   direct    few tokens: a tile of tokens x 64 outputs; codes are decoded in registers, between
+//             the products. Where these hide the decoding (AVX-512 BF16), any number of tokens
 //   buffered  many: a chunk of the panel is decoded once to a buffer in the L2 cache, and meets every tile
 //
 //   group     of a scale along k         |  128  |  128  |  128  |  128  | ...     |        4096 (one)  ...

@@ -36,8 +36,7 @@ constexpr int64_t most_staged(int64_t n) {
 //   4096 x 4096    15 -> 27, 21      28672 x 4096   102 -> 126, 133     4096 x 14336   47 -> 95, 62
 //
 // and at 132 and 260 no more than here, so from 512 on.
-inline constexpr int64_t kMostFew = 8;
-inline constexpr int64_t kTile = 128;
+inline constexpr int64_t kMostFew = 8, kTile = 128;
 constexpr bool begins_a_tile(int64_t m) { return m >= 512 && m % kTile <= kMostFew; }
 constexpr int64_t few_of(int64_t m, int64_t granule) {
   return m <= kMostFew && m % granule != 0 ? m : granule > 1 && begins_a_tile(m) ? m % kTile : m % granule;

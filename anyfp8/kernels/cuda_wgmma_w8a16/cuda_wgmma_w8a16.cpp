@@ -30,20 +30,21 @@ Verdict check(const LinearConfig& config, const Device& device) {
   return Verdict::yes();
 }
 
-// H200, us: this kernel : the neighbour in the list that would take over.
+// H200, us: this kernel : the neighbour in the list that would take over. Of older forms are both with MX at
+// m = 16, and dequantising but for 128 at m = 2048 and MX at 4096.
 //                        m = 16 (mma.sync)   m = 1024 (dequantising)   m = 2048     m = 4096
-//   row    4096 x 4096     8.5 : 7.5           47 : 61                   95 : 105    188 : 192
-//          28672 x 4096   32.1 : 32.4         322 : 432                 649 : 727   1310 : 1366
-//          4096 x 14336   18.4 : 17.5         157 : 241                 307 : 358    622 : 652
-//   128    4096 x 4096     9.5 : 7.4           61 : 63                  140 : 106
-//          28672 x 4096   33.7 : 32.6         421 : 443                 978 : 748
-//          4096 x 14336   21.0 : 17.7         204 : 248                 450 : 362
-//   MX     4096 x 4096     9.8 : 7.7           52 : 61                  103 : 104     ... : 211
-//          28672 x 4096   35.9 : 34.5         354 : 444                 707 : 729     ... : 1464
-//          4096 x 14336   22.2 : 18.3         171 : 244                 337 : 367     ... : 728
-// More than 2048 tokens with MX scales were not measured here: tiles follow one another, so that twice as
-// many take twice as long. Invariant layers have one kernel for every m. What the dequantising kernel refuses
-// stays here: behind it is mma.sync alone.
+//   row    4096 x 4096     8.5 : 6.3           47 : 61                   95 : 105    188 : 192
+//          28672 x 4096   32.5 : 32.1         322 : 432                 649 : 727   1310 : 1366
+//          4096 x 14336   18.8 : 16.7         157 : 241                 307 : 358    622 : 652
+//   128    4096 x 4096     9.1 : 6.7           61 : 63                  140 : 106
+//          28672 x 4096   32.6 : 32.3         421 : 443                 978 : 748
+//          4096 x 14336   19.1 : 17.6         204 : 248                 450 : 362
+//   MX     4096 x 4096     9.8 : 7.7           52 : 61                  103 : 104     206 : 211
+//          28672 x 4096   35.9 : 34.5         354 : 444                 707 : 729    1415 : 1464
+//          4096 x 14336   22.2 : 18.3         171 : 244                 337 : 367     674 : 728
+// For 4096 tokens with MX scales this kernel's are twice those for 2048 and not measured: by row, where both
+// were, it is 1.98 to 2.02 times. Invariant layers have one kernel for every m. What the dequantising kernel
+// refuses stays here: behind it is mma.sync alone.
 TokenRange tokens(const LinearConfig& config, const Device& device) {
   if (config.policy == Policy::kInvariant) return {};
   if (!check_dequant_w8a16(config, device)) return {.begin = 17};
