@@ -133,12 +133,13 @@ TEST(WgmmaW8A16, KeepsLargeMThatNothingBehindItIsBetterAt) {
   LinearConfig block = config(4096, 4096);
   block.scheme = weight_only(kBlock128);
   EXPECT_EQ(plan(cuda(9, 0), block, 1024), "cuda_wgmma_w8a16");
-  EXPECT_EQ(plan(cuda(9, 0), block, 1025), "cuda_dequant_w8a16");
+  EXPECT_EQ(plan(cuda(9, 0), block, 2049), "cuda_dequant_w8a16");
   block.n = 4100;
   EXPECT_EQ(plan(cuda(9, 0), block, 1 << 20), "cuda_wgmma_w8a16") << "n is no multiple of 8";
   LinearConfig mx = config(4096, 4096);
   mx.scheme = weight_only(kMx32, DType::kE4M3, DType::kE8M0);
-  EXPECT_EQ(plan(cuda(9, 0), mx, 1 << 20), "cuda_wgmma_w8a16");
+  EXPECT_EQ(plan(cuda(9, 0), mx, 2048), "cuda_wgmma_w8a16");
+  EXPECT_EQ(plan(cuda(9, 0), mx, 2049), "cuda_dequant_w8a16");
 }
 
 TEST(DequantW8A16, TakesE5M2FromFewerTokensWhereItTakesE4M3) {

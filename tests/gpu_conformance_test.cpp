@@ -28,14 +28,15 @@ struct Cut {
   int splits;
 };
 std::optional<Cut> cut_of(const Kernel& kernel, const Device& device, const LinearConfig& config, int64_t m) {
-  const tile::Operands operands = tile::operands_of(config);
-  const bool invariant = config.policy == Policy::kInvariant;
-  const auto cut = [](const auto& plan) { return Cut{plan.tiles, plan.blocks, plan.splits}; };
   if (kernel.name == "cuda_wgmma_w8a16") {
-    return cut(wgmma::make_plan({config.n, config.k, m, operands, invariant, device.sm_count}));
+    const auto plan = wgmma::make_plan(wgmma::problem_of(config, m, device.sm_count));
+    return Cut{plan.tiles, plan.blocks, plan.cut.splits};
   }
   if (kernel.name != "cuda_mma_w8a16") return std::nullopt;
-  return cut(tile::make_plan({config.n, config.k, m, operands, invariant}, tile::mma_card(device)));
+  const bool invariant = config.policy == Policy::kInvariant;
+  const auto plan =
+      tile::make_plan({config.n, config.k, m, tile::operands_of(config), invariant}, tile::mma_card(device));
+  return Cut{plan.tiles, plan.blocks, plan.splits};
 }
 
 class GpuConformance : public GpuKernel {
@@ -188,6 +189,49 @@ TEST_P(GpuConformance, SmokeOfSharedK) {
         if (HasFatalFailure() || HasNonfatalFailure()) return;
       }
     }
+  }
+}
+
+// Of one and a quarter cards full of tiles the quarter is shared by pairs of blocks.
+TEST_P(GpuConformance, ALastWaveThatBlocksShare) {
+  if (kernel().name != "cuda_wgmma_w8a16") GTEST_SKIP() << "shares no last wave";
+  std::mt19937 random(10);
+  const int64_t quarters = device_.sm_count / 4 * 5;
+  struct {
+    QuantKey key;
+    int64_t n, k, m;
+  } const cases[] = {{{.group = kPerRow}, quarters * 256, 640, 20},
+                     {{.group = kBlock128}, quarters * 256, 640, 30},
+                     {{.group = kPerRow}, quarters * 256, 1280, 127},
+                     {{.group = kBlock128}, quarters * 256, 1280, 100}};
+  for (const auto& [key, n, k, m] : cases) {
+    const LinearConfig config = half_config(n, k, key, DType::kBF16, true);
+    const auto cut = cut_of(kernel(), device_, config, m);
+    EXPECT_EQ(cut->splits, 2) << "m = " << m;
+    EXPECT_LT(cut->blocks, cut->tiles) << "m = " << m;
+    expect_right(random_layer(config, random), m, 0, 0, random);
+    if (HasFatalFailure() || HasNonfatalFailure()) return;
+  }
+}
+
+// The largest tiles keep sums in units of a block's scale: none is too small, too large or negative for that.
+TEST_P(GpuConformance, BlockScalesOfEverySize) {
+  if (kernel().name != "cuda_wgmma_w8a16") GTEST_SKIP() << "has no units";
+  constexpr float kSizes[] = {0,     0x1p-149f, 1e-38f, 0x1p-126f, 3e-30f, 1e-7f, 0.02f,
+                              0.02f, 0x1p-7f,   -0.5f,  1,         700,    1e15f};
+  std::mt19937 random(11);
+  for (const size_t most : {std::size(kSizes) - 8, std::size(kSizes) - 3, std::size(kSizes)}) {
+    const LinearConfig config =
+        half_config(int64_t{device_.sm_count} * 256, 1024, {.group = kBlock128}, DType::kBF16, false);
+    constexpr int64_t kTokens = 110;
+    const auto problem = wgmma::problem_of(config, kTokens, device_.sm_count);
+    ASSERT_TRUE(wgmma::rescales(problem.operands, wgmma::make_plan(problem).shape));
+    Layer layer = random_layer(config, random);
+    for (int64_t i = 0; i < layer.grid.rows * layer.grid.cols; ++i) {
+      encode(DType::kF32, layer.scale.data(), i, kSizes[random() % most]);
+    }
+    expect_right(layer, kTokens, 0, 0, random);
+    if (HasFatalFailure() || HasNonfatalFailure()) return;
   }
 }
 

@@ -30,27 +30,26 @@ Verdict check(const LinearConfig& config, const Device& device) {
   return Verdict::yes();
 }
 
-// H200, us: this kernel : the neighbour in the list that would take over. Of older forms are both with MX at
-// m = 16, and dequantising but for 128 at m = 2048 and MX at 4096.
+// H200, us: this kernel : the neighbour in the list that would take over. Of an older run are the rows' with
+// dequantising and all of m = 16.
 //                        m = 16 (mma.sync)   m = 1024 (dequantising)   m = 2048     m = 4096
 //   row    4096 x 4096     8.5 : 6.3           47 : 61                   95 : 105    188 : 192
 //          28672 x 4096   32.5 : 32.1         322 : 432                 649 : 727   1310 : 1366
 //          4096 x 14336   18.8 : 16.7         157 : 241                 307 : 358    622 : 652
-//   128    4096 x 4096     9.1 : 6.7           61 : 63                  140 : 106
-//          28672 x 4096   32.6 : 32.3         421 : 443                 978 : 748
-//          4096 x 14336   19.1 : 17.6         204 : 248                 450 : 362
-//   MX     4096 x 4096     9.8 : 7.7           52 : 61                  103 : 104     206 : 211
-//          28672 x 4096   35.9 : 34.5         354 : 444                 707 : 729    1415 : 1464
-//          4096 x 14336   22.2 : 18.3         171 : 244                 337 : 367     674 : 728
-// For 4096 tokens with MX scales this kernel's are twice those for 2048 and not measured: by row, where both
-// were, it is 1.98 to 2.02 times. Invariant layers have one kernel for every m. What the dequantising kernel
-// refuses stays here: behind it is mma.sync alone.
+//   128    4096 x 4096     9.1 : 6.7           55 : 60                  109 : 107    218 : 201
+//          28672 x 4096   32.6 : 32.3         380 : 429                 757 : 750   1509 : 1410
+//          4096 x 14336   19.1 : 17.6         179 : 243                 366 : 376    729 : 678
+//   MX     4096 x 4096     9.8 : 7.7           56 : 65                  111 : 110    226 : 207
+//          28672 x 4096   35.9 : 34.5         391 : 462                 773 : 776   1553 : 1465
+//          4096 x 14336   22.2 : 18.3         182 : 258                 370 : 388    759 : 696
+// Invariant layers have one kernel for every m. What the dequantising kernel refuses stays here: behind it is
+// mma.sync alone.
 TokenRange tokens(const LinearConfig& config, const Device& device) {
   if (config.policy == Policy::kInvariant) return {};
   if (!check_dequant_w8a16(config, device)) return {.begin = 17};
   const QuantKey& weight = config.scheme.weight;
   if (weight.dtype == DType::kE5M2) return {.begin = 17, .end = kFirstOfE5M2};
-  if (weight.group.cols == 128) return {.begin = 17, .end = 1025};
+  if (weight.group.cols != 0) return {.begin = 17, .end = 2049};
   return {.begin = 17};
 }
 

@@ -21,8 +21,10 @@ struct Arguments {
   int group_rows;            // outputs of one scale; 0: all
   int scale_columns;         // of one row of scales
   int tiles, token_tiles;    // in all, along tokens
-  int splits;                // blocks that share the k of a tile: a cluster
-  int steps_each, one_more;  // stages of 128 k of each of them, and the first `one_more` have one more
+  int whole_tiles;           // the first ones: a block has all k of them
+  int splits;                // blocks that share the k of each of the others: a cluster
+  int steps;                 // stages of 128 k of a tile
+  int steps_each, one_more;  // of each of those blocks, and the first `one_more` have one more
   bool x_by_tma;             // x and its rows begin at multiples of 16 bytes
   bool y_pairs, y_fours;     // y and its rows begin at multiples of 4 and 8 bytes
   bool scale_e8m0;

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <type_traits>
 #include <utility>
 
+#include "anyfp8/kernels/cuda_wgmma_w8a16/wgmma_block_scales.cuh"
 #include "anyfp8/kernels/cuda_wgmma_w8a16/wgmma_output.cuh"
 #include "anyfp8/kernels/cuda_wgmma_w8a16/wgmma_scales.cuh"
 
@@ -19,69 +21,99 @@ template <class S>
 class Consumer {
   // A group of two products is waited for at once: of both 64 rows, or of two steps of 16 k. H200, 64 rows,
   // by groups of two against one: 32 tokens 1 to 3 % faster, but 128 tokens 1 to 3 % slower unless their sums
-  // of 128 k are scaled.
-  static constexpr bool kPairs = S::kRows64 == 1 && (S::kTokens <= 64 || S::kPromotes);
-  static constexpr int kSteps = kPairs ? 2 : 1, kGroups = 8 / kSteps;  // of a group; of a stage
+  // of 128 k are scaled. Where 128 rows are rescaled, the groups are of either 64 rows in turns, so that
+  // there are products of the others under way meanwhile.
+  static constexpr bool kPairs = S::kRescales || (S::kRows64 == 1 && (S::kTokens <= 64 || S::kPromotes));
+  static constexpr int kTurns = S::kRescales ? 2 : 1;
+  static constexpr int kSteps = kPairs ? 2 : 1, kProducts = S::kRows64 / kTurns;  // of a group
+  static constexpr int kGroups = 8 / kSteps * kTurns;                             // of a stage
+  static constexpr int kAhead = S::kRescales ? 2 : 1;  // groups under way while the next one is decoded
+  static __device__ constexpr int step_of(int group) { return group / kTurns * kSteps; }
+  static __device__ constexpr int product_of(int group) { return group % kTurns; }
+
+  using Scale = std::conditional_t<S::kRescales, BlockScale<S>, Scales<S>>;
 
   const Arguments& p_;
   const Ring<S> ring_;
-  const Work work_;
-  const int lane_ = threadIdx.x % 32, row_;
+  const Work& work_;
+  const int lane_ = threadIdx.x % 32, warpgroup_ = static_cast<int>(threadIdx.x) / 128, row_;
   Slot<S> slot_;
   // Words of codes of a chunk of 64 k, one for each step, two rows for each product; a stage's chunks in
   // turn. (As uint4 the compiler keeps all of this object in local memory.)
   uint32_t codes_[2][S::kRows64][2][4];
-  uint32_t fragments_[2][kSteps][S::kRows64][4];  // of the groups in turn
+  uint32_t fragments_[2 * kAhead][kSteps][kProducts][4];  // of the groups in turn
   Sums<S> acc_;
   float part_[S::kPromotes ? S::kRows64 : 1][S::kPromotes ? S::kTokens / 8 : 1][4];  // of a group of 128 k
 
  public:
   __device__ Consumer(const Arguments& p, const Ring<S>& ring, const Work& work)
-      : p_(p), ring_(ring), work_(work), row_(first_row_of_thread()) {}
+      // By a shuffle, or ptxas finds the block's shared memory in the cluster's anew in each stage.
+      : p_(p), ring_(__shfl_sync(0xFFFFFFFFu, ring.base, 0)), work_(work), row_(first_row_of_thread()) {}
 
   __forceinline__ __device__ void run() {
     __syncthreads();  // the barriers are there
     if (p_.splits > 1) arrive_in_cluster();
-    Scales<S> scales(p_, work_, row_);
-    const Output<S> output(p_, ring_, work_, row_, scales.base());
+    Scale scales = make_scales();
+    const Output<S> output(p_, ring_, row_, base_of(scales));
     tile::wait_for_inputs<tile::Family::kSm90>();
-    if (work_.first_tile < work_.tiles) {
+    Position<S> at(p_, work_);
+    if (at.there()) {
       if constexpr (S::kFolds) scales.begin_step(0);
+      if constexpr (S::kRescales) arrive_at_if(warpgroup_ == 1, kTurnBarrier, kConsumers);
       begin_stage(scales);
     }
 #pragma unroll 1
-    for (int tile = work_.first_tile; tile < work_.tiles; tile += work_.stride) {
+    while (at.there()) {
+      const int tile = at.tile;
+      const bool shared = at.shared;
       typename Output<S>::Endings endings;
-      if (p_.splits == 1) output.fetch(endings, tile);
-      if constexpr (S::kPromotes) clear();
-      const bool last_tile = tile + work_.stride >= work_.tiles;
-#pragma unroll 1
-      for (int step = work_.first_step; step < work_.last_step; ++step) {
-        multiply_stage(scales, step, last_tile && step + 1 == work_.last_step);
+      if (!shared) output.fetch(endings, tile);
+      multiply_tile(scales, at);
+      if (shared) {
+        wait_for_cluster();
+        output.add_parts(acc_, tile);
+        return;
       }
-      if constexpr (kLeave == Leave::kLater) {
-        wait_wgmma<0>();
-        arrive_if(lane_ == 0, ring_.empty(slot_.before()));
-      }
-      if (p_.splits == 1) output.write(acc_, endings, tile);
+      output.write(acc_, endings, tile);
     }
     if (p_.splits > 1) {
       wait_for_cluster();
-      output.add_parts(acc_, work_.first_tile);
+      arrive_in_cluster();
+      wait_for_cluster();
     }
   }
 
  private:
+  __device__ Scale make_scales() const {
+    if constexpr (S::kRescales) {
+      return BlockScale<S>(ring_);
+    } else {
+      return Scales<S>(p_, work_, row_);
+    }
+  }
+  static __device__ int base_of(const Scale& scales) {
+    if constexpr (S::kFolds) {
+      return scales.base();
+    } else {
+      return 0;
+    }
+  }
   static __device__ int first_row_of_thread() {
     const int g = threadIdx.x % 32 / 4, warp = threadIdx.x / 32;
     return warp / 4 * S::kRows64 * 64 + warp % 4 * 16 + g / 4 * 8 + g % 2 * 4 + g / 2 % 2 * 2;
   }
 
   // The first codes of the stage at slot_ and the fragments of its first group.
-  __forceinline__ __device__ void begin_stage(const Scales<S>& scales) {
+  __forceinline__ __device__ void begin_stage(Scale& scales) {
     wait_phase(ring_.full(slot_.index), slot_.parity);
     load_codes<0>(slot_.index);
+    if constexpr (S::kRescales) {
+      scales.load(slot_.index);
+      scales.begin_decoding();
+      scales.begin_sums();
+    }
     decode_group<0>(scales);
+    if constexpr (kAhead == 2) decode_group<1>(scales);
   }
   template <int kChunk>
   __forceinline__ __device__ void load_codes(int slot) {
@@ -97,19 +129,24 @@ class Consumer {
     }
   }
   template <int kGroup>
-  __forceinline__ __device__ void decode_group(const Scales<S>& scales) {
-    decode_step<kGroup * kSteps>(scales);
-    if constexpr (kPairs) decode_step<kGroup * kSteps + 1>(scales);
+  __forceinline__ __device__ void decode_group(const Scale& scales) {
+    decode_step<kGroup, 0>(scales);
+    if constexpr (kPairs) decode_step<kGroup, 1>(scales);
   }
-  // Fragments of step kStep (0 to 7) of 16 k.
-  template <int kStep>
-  __forceinline__ __device__ void decode_step(const Scales<S>& scales) {
+  // Fragments of step kInGroup of a group's 16 k.
+  template <int kGroup, int kInGroup>
+  __forceinline__ __device__ void decode_step(const Scale& scales) {
+    constexpr int kStep = step_of(kGroup) + kInGroup;
 #pragma unroll
-    for (int r = 0; r < S::kRows64; ++r) {
-      auto& fragment = fragments_[kStep / kSteps % 2][kStep % kSteps][r];
+    for (int product = 0; product < kProducts; ++product) {
+      auto& fragment = fragments_[kGroup % (2 * kAhead)][kInGroup][product];
+      const int r = product_of(kGroup) + product;
       const uint32_t q0 = codes_[kStep / 4][r][0][kStep % 4], q1 = codes_[kStep / 4][r][1][kStep % 4];
-      if constexpr (S::kFolds) {
-        decode_by_half<S::kCode, Scales<S>::template kUpper<kStep>>(
+      if constexpr (S::kRescales) {
+        tile::decode<tile::Family::kSm90, S::kHalf, S::kCode>(fragment, q0, q1, scales.factor(),
+                                                              scales.factor());
+      } else if constexpr (S::kFolds) {
+        decode_by_half<S::kCode, Scale::template kUpper<kStep>>(
             fragment, q0, q1, scales.template factors<kStep>(r, 0), scales.template factors<kStep>(r, 1));
       } else {
         tile::decode<tile::Family::kSm90, S::kHalf, S::kCode>(fragment, q0, q1);
@@ -124,20 +161,37 @@ class Consumer {
   //            fewer, where memory is what one waits for, 5 % slower.
   //   kFirst   before one waits for the next: 64 tokens with scales of 128 k, 28672 x 4096 in 42.7 us, by
   //            kLast 45.4 in the same run
-  enum class Leave { kLast, kLater, kFirst };
-  static constexpr Leave kLeave = S::kTokens > 64 ? (S::kPromotes ? Leave::kLast : Leave::kLater)
-                                  : S::kPromotes  ? Leave::kFirst
-                                                  : Leave::kLast;
+  //   kTurn    when its products are there, which rescaling waits for anyway
+  enum class Leave { kLast, kLater, kFirst, kTurn };
+  static constexpr Leave kLeave = S::kRescales                       ? Leave::kTurn
+                                  : S::kTokens > 64 && !S::kPromotes ? Leave::kLater
+                                  : S::kTokens <= 64 && S::kPromotes ? Leave::kFirst
+                                                                     : Leave::kLast;
 
-  // The stage at slot_, whose first group is decoded. While a group is multiplied the next is decoded, behind
-  // the last the first of the next stage.
-  __forceinline__ __device__ void multiply_stage(Scales<S>& scales, int step, bool last) {
-    const bool first_of_tile = step == work_.first_step;
+  // The products of a tile, and on to the next.
+  __forceinline__ __device__ void multiply_tile(Scale& scales, Position<S>& at) {
+    const int first = at.step, last = at.last_step - 1;
+    at.advance_tile();
+    const bool last_tile = !at.there();
+    if constexpr (S::kPromotes) clear();
+#pragma unroll 1
+    for (int step = first; step <= last; ++step) {
+      multiply_stage(scales, step - first, step == last, last_tile && step == last);
+    }
+    if constexpr (kLeave == Leave::kLater) {
+      wait_wgmma<0>();
+      arrive_if(lane_ == 0, ring_.empty(slot_.before()));
+    }
+  }
+
+  // The stage at slot_, whose first groups (kAhead) are decoded. While a group is multiplied the next but as
+  // many is decoded, behind the last those of the next stage.
+  __forceinline__ __device__ void multiply_stage(Scale& scales, int step, bool last_of_tile, bool last) {
     const uint64_t tokens = token_descriptor(ring_.x(slot_.index));
     const int slot = slot_.index;
-    load_codes<1>(slot);
+    if constexpr (!S::kRescales) load_codes<1>(slot);
     [&]<int... kGroup>(std::integer_sequence<int, kGroup...>) __attribute__((always_inline)) {
-      (multiply_group<kGroup>(scales, tokens, step, first_of_tile, last), ...);
+      (multiply_group<kGroup>(scales, tokens, step, last_of_tile, last), ...);
     }
     (std::make_integer_sequence<int, kGroups>{});
     if constexpr (kLeave == Leave::kLast) leave(slot);
@@ -149,17 +203,20 @@ class Consumer {
     if (lane_ == 0) arrive(ring_.empty(slot));
   }
   template <int kGroup>
-  __forceinline__ __device__ void multiply_group(Scales<S>& scales, uint64_t tokens, int step,
-                                                 bool first_of_tile, bool last) {
+  __forceinline__ __device__ void multiply_group(Scale& scales, uint64_t tokens, int step, bool last_of_tile,
+                                                 bool last) {
     constexpr bool kLastGroup = kGroup == kGroups - 1;
+    const bool first_of_tile = step == 0;
+    if constexpr (S::kRescales && kGroup == 0) wait_at(kTurnBarrier + warpgroup_, kConsumers);
     begin_wgmma();
 #pragma unroll
     for (int i = 0; i < kSteps; ++i) {
-      const int k16 = kGroup * kSteps + i;
+      const int k16 = step_of(kGroup) + i;
       const uint64_t of_step = tokens + k16 / 4 * (S::kTokens * 128 / 16) + k16 % 4 * 2;
 #pragma unroll
-      for (int r = 0; r < S::kRows64; ++r) {
-        const auto& fragment = fragments_[kGroup % 2][i][r];
+      for (int product = 0; product < kProducts; ++product) {
+        const auto& fragment = fragments_[kGroup % (2 * kAhead)][i][product];
+        const int r = product_of(kGroup) + product;
         if constexpr (S::kPromotes) {
           multiply_add<S::kHalf>(part_[r], fragment, of_step, k16 > 0);
         } else {
@@ -168,23 +225,53 @@ class Consumer {
       }
     }
     commit_wgmma();
+    if constexpr (S::kRescales && kGroup == 0) load_codes<1>(slot_.index);
     if constexpr (kLastGroup && kLeave == Leave::kFirst) leave(slot_.index);
-    if constexpr (kGroup == kGroups - (kPairs || kLeave == Leave::kFirst ? 1 : 2)) {
+    if constexpr (kGroup == kGroups - (!S::kRescales && (kPairs || kLeave == Leave::kFirst) ? 1 : 2)) {
       slot_.advance();
       if (!last) {
         wait_phase(ring_.full(slot_.index), slot_.parity);
         load_codes<0>(slot_.index);
+        if constexpr (S::kRescales) scales.load(slot_.index);
       }
     }
-    if constexpr (S::kPromotes && kGroup == 1) scales.begin_step(step - work_.first_step);
-    if constexpr (S::kFolds && kLastGroup) {
-      scales.begin_step(step + 1 == work_.last_step ? 0 : step + 1 - work_.first_step);
+    if constexpr (S::kRescales && kGroup == kGroups / 2) {
+      arrive_at_if(warpgroup_ == 0 || !last, kTurnBarrier + (warpgroup_ ^ 1), kConsumers);
     }
-    if constexpr (!kLastGroup || kLeave != Leave::kFirst) wait_wgmma<1>();
+    if constexpr (S::kPromotes && kGroup == 1) scales.begin_step(step);
+    if constexpr (S::kFolds && kLastGroup) scales.begin_step(last_of_tile ? 0 : step + 1);
+    if constexpr (!kLastGroup || kLeave != Leave::kFirst) wait_wgmma<kAhead>();
     if constexpr (kLeave == Leave::kLater && kGroup == 0) {
       arrive_if(!first_of_tile && lane_ == 0, ring_.empty(slot_.before()));
     }
-    decode_group<(kGroup + 1) % kGroups>(scales);
+    if constexpr (S::kRescales && kGroup == kGroups - kAhead) scales.begin_decoding();
+    decode_group<(kGroup + kAhead) % kGroups>(scales);
+    if constexpr (S::kRescales && kLastGroup) turn(scales);
+  }
+
+  // Sums to units of the next stage's scale: the first 64 rows' while the others' last group is multiplied.
+  // Products of neither are under way behind this, as ptxas asks for: else it waits for each product alone.
+  // So the other warpgroup has to have some, and begins each stage in the middle of one of this (H200,
+  // products and decoding without copies: 2070 cycles a stage of 256 x 128, 2334 where both turn at the same
+  // time, and 2048 are the products).
+  __forceinline__ __device__ void turn(Scale& scales) {
+    wait_wgmma<1>();
+    rescale<0>(scales);
+    wait_wgmma<0>();
+    arrive_if(lane_ == 0, ring_.empty(slot_.before()));
+    rescale<1>(scales);
+    scales.begin_sums();
+  }
+  static constexpr int kTurnBarrier = 2;  // and the next: where warpgroups 0 and 1 wait to begin a stage
+  template <int kProduct>
+  __forceinline__ __device__ void rescale(const Scale& scales) {
+    const float turn = scales.turn();
+    if (turn == 1) return;  // of scales that are powers of two always
+#pragma unroll
+    for (int j = 0; j < S::kTokens / 8; ++j) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) acc_[kProduct][j][i] *= turn;
+    }
   }
   __forceinline__ __device__ void clear() {
 #pragma unroll
@@ -196,7 +283,7 @@ class Consumer {
       }
     }
   }
-  __forceinline__ __device__ void add_group(const Scales<S>& scales) {
+  __forceinline__ __device__ void add_group(const Scale& scales) {
 #pragma unroll
     for (int r = 0; r < S::kRows64; ++r) {
 #pragma unroll

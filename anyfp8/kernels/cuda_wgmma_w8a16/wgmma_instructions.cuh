@@ -76,6 +76,17 @@ ANYFP8_WGMMA(128,
 #undef ANYFP8_SUMS16
 #undef ANYFP8_SUMS4
 
+// Of the barriers 0 to 15 of a block: so many threads, those that wait and those that do not.
+inline __device__ void wait_at(int barrier, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+}
+inline __device__ void arrive_at_if(bool arrives, int barrier, int threads) {
+  asm volatile("{\n.reg .pred arrives;\nsetp.ne.b32 arrives, %0, 0;\n@arrives bar.arrive %1, %2;\n}" ::"r"(
+                   static_cast<int>(arrives)),
+               "r"(barrier), "r"(threads)
+               : "memory");
+}
+
 // mbarriers: a phase ends when all who are counted have arrived and all bytes that were announced are there.
 inline __device__ void init_barrier(uint32_t barrier, int count) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");

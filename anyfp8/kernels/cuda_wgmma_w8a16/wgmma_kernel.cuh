@@ -18,10 +18,11 @@
 // A warpgroup decodes the codes of one step of 16 k while wgmma multiplies the step before. Where it has to
 // wait for all of its products, behind 128 k that have a scale, the tensor cores have those of the other.
 //
-// Without a split the grid is persistent: block b takes tiles b, b + blocks, ..., so that at any time tiles
-// of the same outputs are at work together and their weights come from memory once. (Each block walking tiles
-// that lie side by side read them once for each token tile: 366 us and not 328 at 28672 x 4096, m = 1024.)
-// With one, the blocks of a cluster share the k of a tile and send their sums to each other.
+// The grid is persistent: block b takes tiles b, b + blocks, ..., so that at any time tiles of the same
+// outputs are at work together and their weights come from memory once. (Each block walking tiles that lie
+// side by side read them once for each token tile: 366 us and not 328 at 28672 x 4096, m = 1024.) Where that
+// leaves blocks without work, the blocks of a cluster share the k of each of the last tiles, or of all, and
+// send their sums to each other.
 namespace anyfp8::wgmma {
 
 template <class S>

@@ -68,15 +68,17 @@ void launch(const Plan& plan, const Operands& operands, Arguments arguments, Str
   const int steps = (arguments.k + 127) / 128;
   arguments.tiles = static_cast<int>(plan.tiles);
   arguments.token_tiles = static_cast<int>(plan.token_tiles);
-  arguments.splits = plan.splits;
-  arguments.steps_each = steps / plan.splits;
-  arguments.one_more = steps % plan.splits;
+  arguments.whole_tiles = static_cast<int>(plan.cut.whole_tiles);
+  arguments.splits = plan.cut.splits;
+  arguments.steps = steps;
+  arguments.steps_each = steps / plan.cut.splits;
+  arguments.one_more = steps % plan.cut.splits;
 
   launch_fused({.kernel = ready(operands, plan.shape),
                 .blocks = plan.blocks,
                 .threads = kThreads,
                 .shared_bytes = shared_bytes(kShapes[plan.shape]),
-                .cluster = plan.splits,
+                .cluster = plan.cut.splits,
                 .overlaps = true},
                &arguments, stream);
 }
@@ -95,8 +97,7 @@ void prepare(const PlacedWeight& weight) {
 void apply(const PlacedWeight& weight, const TensorView& x, const TensorView& y, Scratch, Stream stream) {
   const LinearConfig& c = weight.config;
   const Operands operands = tile::operands_of(c);
-  Problem problem{c.n,      c.k, x.rows, operands, c.policy == Policy::kInvariant, weight.device->sm_count,
-                  c.whole_n};
+  Problem problem = problem_of(c, x.rows, weight.device->sm_count);
 
   Arguments arguments{};
   arguments.x_stride = x.row_stride;

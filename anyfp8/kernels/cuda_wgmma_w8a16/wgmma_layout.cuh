@@ -15,7 +15,11 @@ struct Tile {
   static constexpr Half kHalf = kHalf_;
   static constexpr Code kCode = kCode_;
   static constexpr Scaling kScaling = kScaling_;
-  static constexpr bool kPromotes = kScaling == Scaling::k128, kFolds = kScaling == Scaling::kMx;
+  // What becomes of sums of 128 k that have a scale: they join the others in a second set of registers, or,
+  // in the larger tiles, all are rescaled to the next 128 k.
+  static constexpr bool kRescales = rescales({kHalf, kCode, kScaling}, kShape_);
+  static constexpr bool kPromotes = kScaling == Scaling::k128 && !kRescales;
+  static constexpr bool kFolds = kScaling == Scaling::kMx;
   static_assert(!kFolds || kHalf == Half::kBF16);  // decode_by_half()
   static constexpr int kRows64 = kShape.rows64, kRows = kShape.rows(), kTokens = kShape.tokens;
   static constexpr int kStages = kShape.stages, kStageBytes = kShape.stage_bytes();
@@ -23,7 +27,7 @@ struct Tile {
   // Of 65536: 504 for a thread of each group and a block alone on its multiprocessor, 240 for one of two.
   static constexpr int kProducerRegisters = kShape.blocks == 1 ? 40 : 32;
   static constexpr int kConsumerRegisters = kShape.blocks == 1 ? 232 : 104;
-  static constexpr int kSumPitch = sum_pitch(kShape);
+  static constexpr int kSumPitch = sum_pitch(kShape), kMostSplits = most_splits(kShape);
 };
 
 // full[stage]: it is there; empty[stage]: every consumer warp has left it. freed: nobody in the
@@ -39,6 +43,8 @@ struct Ring {
   __device__ uint32_t came() const { return base + S::kStages * 16 + 8; }
   __device__ uint32_t weight(int slot) const { return stages() + slot * S::kStageBytes; }
   __device__ uint32_t x(int slot) const { return weight(slot) + S::kWeightBytes; }
+  // What a BlockScale of one of the warpgroups is in the stage.
+  __device__ uint32_t scale(int slot, int group) const { return base + 512 + (slot * 2 + group) * 8; }
   __device__ uint32_t stages() const { return base + kBarrierBytes; }
 };
 
@@ -53,17 +59,22 @@ struct Slot {
   __device__ int before() const { return (index == 0 ? S::kStages : index) - 1; }
 };
 
-// This block's part of the tiles' k, and the list of its steps, tile after tile.
+// A block's tiles: those that it has alone, block b's are b, b + blocks, ...; then at most one that its
+// cluster shares, of which it has a part of k.
 struct Work {
-  int rank, first_step, last_step;  // of the cluster; of the k of a tile
-  int first_tile, stride, tiles;
+  int first_tile, stride, whole_tiles, tiles, steps;
+  int shared_tile, shared_first, shared_last;  // its part: steps of 128 k
   __device__ explicit Work(const Arguments& p)
-      : rank(cluster_rank()),
-        first_step(rank * p.steps_each + min(rank, p.one_more)),
-        last_step(first_step + p.steps_each + (rank < p.one_more ? 1 : 0)),
-        first_tile(cluster_index()),
-        stride(cluster_count()),
-        tiles(p.tiles) {}
+      : first_tile(static_cast<int>(blockIdx.x)),
+        stride(static_cast<int>(gridDim.x)),
+        whole_tiles(p.whole_tiles),
+        tiles(p.tiles),
+        steps(p.steps),
+        shared_tile(p.whole_tiles + cluster_index()) {
+    const int rank = cluster_rank();
+    shared_first = rank * p.steps_each + min(rank, p.one_more);
+    shared_last = shared_first + p.steps_each + (rank < p.one_more ? 1 : 0);
+  }
 };
 // Tiles of the same outputs are neighbours.
 template <class S>
@@ -75,30 +86,42 @@ inline __device__ int first_token(const Arguments& p, int tile) {
   return (p.token_tiles == 1 ? 0 : tile % p.token_tiles) * S::kTokens;
 }
 
-// A place in the list of steps. The division is by the tile: in each step it would be what the one thread
-// that asks for stages has most work with.
+// A place in the list of steps, tile after tile. The divisions are by the tile: in each step they would be
+// what the one thread that asks for stages has most work with.
 template <class S>
-struct Position {
-  const Arguments& p;
-  const Work work;
-  int tile, step, row, token;  // row and token: the tile's first
-  __device__ Position(const Arguments& arguments, const Work& w)
-      : p(arguments), work(w), tile(w.first_tile), step(w.first_step) {
-    place();
-  }
-  __device__ bool there() const { return tile < work.tiles; }
+class Position {
+  const Arguments& p_;
+  const Work& work_;
+
+ public:
+  int tile, step, last_step;  // the step behind the tile's last
+  int row, token;             // the tile's first
+  bool shared = false;
+  __device__ Position(const Arguments& p, const Work& work) : p_(p), work_(work) { place(work.first_tile); }
+  __device__ bool there() const { return tile < work_.tiles; }
   // Whether it is in the next tile now.
   __device__ bool advance(int steps = 1) {
     step += steps;
-    if (step < work.last_step) return false;
-    step = work.first_step;
-    tile += work.stride;
-    place();
+    if (step < last_step) return false;
+    advance_tile();
     return true;
+  }
+  __device__ void advance_tile() {
+    if (shared) {
+      tile = work_.tiles;
+    } else {
+      place(tile + work_.stride);
+    }
   }
 
  private:
-  __device__ void place() { row = first_row<S>(p, tile), token = first_token<S>(p, tile); }
+  __device__ void place(int to) {
+    shared = to >= work_.whole_tiles;
+    tile = shared ? work_.shared_tile : to;
+    step = shared ? work_.shared_first : 0;
+    last_step = shared ? work_.shared_last : work_.steps;
+    row = first_row<S>(p_, tile), token = first_token<S>(p_, tile);
+  }
 };
 
 // The row of scales of an output.

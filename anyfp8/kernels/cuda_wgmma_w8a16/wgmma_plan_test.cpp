@@ -11,7 +11,13 @@ namespace {
 constexpr Operands kRow{Half::kBF16, Code::kE4M3, Scaling::kRow};
 
 Problem problem(int64_t n, int64_t k, int64_t m, Operands operands = kRow, bool invariant = false) {
-  return {n, k, m, operands, invariant, 132};
+  return {.n = n,
+          .k = k,
+          .m = m,
+          .operands = operands,
+          .invariant = invariant,
+          .sm_count = 132,
+          .block_scales = true};
 }
 
 TEST(WgmmaShapes, FitAMultiprocessorWithAllTheirBlocks) {
@@ -47,13 +53,18 @@ TEST(WgmmaPlan, EveryOutputHasATileAndEveryPartWork) {
               const Shape& shape = kShapes[plan.shape];
               EXPECT_GE(plan.token_tiles * shape.tokens, m) << what;
               EXPECT_GE(plan.tiles / plan.token_tiles * shape.rows(), n) << what;
-              EXPECT_LE(plan.splits, most_splits(shape)) << what;
-              EXPECT_LE(plan.splits, (k + 127) / 128) << what;
+              const auto [whole_tiles, splits] = plan.cut;
+              EXPECT_LE(splits, most_splits(shape)) << what;
+              EXPECT_LE(splits, (k + 127) / 128) << what;
               EXPECT_GE(plan.blocks, 1) << what;
-              if (plan.splits > 1) {
-                EXPECT_EQ(plan.blocks, plan.tiles * plan.splits) << what;
+              EXPECT_LE(plan.blocks, plan.tiles * splits) << what;
+              EXPECT_EQ(plan.blocks % splits, 0) << what;
+              EXPECT_LE((plan.tiles - whole_tiles) * splits, plan.blocks) << what << ": one for each cluster";
+              if (splits == 1) {
+                EXPECT_EQ(whole_tiles, plan.tiles) << what;
               } else {
-                EXPECT_LE(plan.blocks, plan.tiles) << what;
+                EXPECT_EQ(whole_tiles % plan.blocks, 0)
+                    << what << ": whole waves, then those that are shared";
               }
             }
           }
@@ -66,49 +77,79 @@ TEST(WgmmaPlan, EveryOutputHasATileAndEveryPartWork) {
 TEST(WgmmaPlan, AnInvariantCutOfKDependsOnTheLayerAlone) {
   for (const auto& [n, k] :
        {std::pair<int64_t, int64_t>{4096, 4096}, {28672, 4096}, {4096, 14336}, {512, 8192}}) {
-    const int splits = make_plan(problem(n, k, 1, kRow, true)).splits;
+    const int splits = make_plan(problem(n, k, 1, kRow, true)).cut.splits;
     for (const int64_t m : {2, 16, 17, 40, 64, 100, 128, 500, 4096}) {
-      EXPECT_EQ(make_plan(problem(n, k, m, kRow, true)).splits, splits) << n << "x" << k << " m " << m;
+      EXPECT_EQ(make_plan(problem(n, k, m, kRow, true)).cut.splits, splits) << n << "x" << k << " m " << m;
       Problem part = problem(n / 7, k, m, kRow, true);
       part.whole_n = n;
-      EXPECT_EQ(make_plan(part).splits, splits) << "a seventh of " << n << "x" << k << " m " << m;
+      EXPECT_EQ(make_plan(part).cut.splits, splits) << "a seventh of " << n << "x" << k << " m " << m;
     }
   }
 }
 
+// Rescaled sums are rounded otherwise, so neither are they for some m of an invariant layer alone, nor where
+// the rows of a tile have scales of their own.
+TEST(WgmmaPlan, SumsAreRescaledForBlocksOfRowsAlone) {
+  constexpr Operands kBlock{Half::kBF16, Code::kE4M3, Scaling::k128};
+  for (const int64_t m : {17, 64, 90, 100, 128, 512, 4096}) {
+    Problem p = problem(28672, 4096, m, kBlock);
+    EXPECT_EQ(rescales(kBlock, make_plan(p).shape), m != 17 && m != 90) << "m = " << m;
+    p.block_scales = false;
+    EXPECT_FALSE(rescales(kBlock, make_plan(p).shape)) << "m = " << m;
+    EXPECT_FALSE(rescales(kBlock, make_plan(problem(28672, 4096, m, kBlock, true)).shape)) << "m = " << m;
+  }
+}
+
+TEST(WgmmaPlan, BlocksThatWouldBeIdleShareTheLastWave) {
+  const auto cut = [](int64_t n, int64_t m, bool invariant = false) {
+    return make_plan(problem(n, 4096, m, kRow, invariant)).cut;
+  };
+  const int64_t wave = int64_t{132} * 256;  // of outputs, at 128 tokens
+  EXPECT_EQ(cut(wave + 66 * 256, 128).whole_tiles, 132);
+  EXPECT_EQ(cut(wave + 66 * 256, 128).splits, 2);
+  EXPECT_EQ(cut(wave + 131 * 256, 128).splits, 1) << "the last wave is as good as full";
+  EXPECT_EQ(cut(wave, 128).splits, 1) << "there is no last wave";
+  EXPECT_EQ(cut(wave + 66 * 256, 128, true).splits, 1) << "invariant: k is cut in one way";
+}
+
 // What an H200 gets for the layers of bench/: outputs x tokens of the tile, a * where it has a multiprocessor
-// for itself, and the parts of k. A change of the tuning changes this table: the test prints the new one.
+// for itself, and the parts of k, with a + before them if only the last wave is shared. A change of the
+// tuning changes this table: the test prints the new one.
 constexpr char kOnH200[] = R"(
-layer      scales      m = 16         32         64         65        128        129        256        512       1024
-4096x4096  row        128x16/6   128x32/6  128x64*/3  128x96*/3 128x128*/3  128x96*/2 128x128*/2 128x128*/1 256x128*/1
-4096x4096  128x128    128x16/6   128x32/6  128x64*/3  128x96*/3 128x128*/3  128x96*/2 128x128*/2 128x128*/1 128x128*/1
-4096x4096  1x32       128x16/6   128x32/6  128x64*/3  128x96*/3 128x128*/3  128x96*/2 128x128*/2 128x128*/1 256x128*/1
-4096x4096  row, inv   128x16/3   128x32/3  128x64*/3  128x96*/3 128x128*/3  128x96*/3 128x128*/3 128x128*/3 128x128*/3
-28672x4096 row        128x16/1   128x32/1  256x64*/1  256x96*/1 256x128*/1  256x96*/1 256x128*/1 128x128*/1 256x128*/1
-28672x4096 128x128    128x16/1   128x32/1  256x64*/1  128x96*/1 128x128*/1  128x96*/1 128x128*/1 128x128*/1 128x128*/1
-28672x4096 1x32       128x16/1   128x32/1  256x64*/1  256x96*/1 256x128*/1  256x96*/1 256x128*/1 128x128*/1 256x128*/1
-28672x4096 row, inv   128x16/1   128x32/1  256x64*/1  256x96*/1 256x128*/1  256x96*/1 256x128*/1 128x128*/1 256x128*/1
-4096x14336 row        128x16/6   128x32/6   128x64/6  128x96*/3 128x128*/3  128x96*/2 128x128*/2 128x128*/1 256x128*/1
-4096x14336 128x128    128x16/6   128x32/6  128x64*/3  128x96*/3 128x128*/3  128x96*/2 128x128*/2 128x128*/1 128x128*/1
-4096x14336 1x32       128x16/6   128x32/6   128x64/6  128x96*/3 128x128*/3  128x96*/2 128x128*/2 128x128*/1 256x128*/1
-4096x14336 row, inv   128x16/3   128x32/3  128x64*/3  128x96*/3 128x128*/3  256x96*/3 128x128*/3 128x128*/3 128x128*/3
+layer      scales        m = 16          32          64          65         128         129         256         512        1024
+4096x4096  row         128x16/6    128x32/6   128x64*/3   128x96*/3  128x128*/3   128x96*/2  128x128*/2  128x128*/1  256x128*/1
+4096x4096  128x128     128x16/6    128x32/6   128x64*/3   128x96*/3  128x128*/3   128x96*/2  128x128*/2  128x128*/1  256x128*/1
+4096x4096  1x32        128x16/6    128x32/6   128x64*/3   128x96*/3  128x128*/3   128x96*/2  128x128*/2  128x128*/1  256x128*/1
+4096x4096  row, inv    128x16/3    128x32/3   128x64*/3   128x96*/3  128x128*/3   128x96*/3  128x128*/3  128x128*/3  128x128*/3
+28672x4096 row         128x16/1    128x32/1   256x64*/1   256x96*/1  256x128*/1  128x96*/+2 128x128*/+2 256x128*/+2  256x128*/1
+28672x4096 128x128     128x16/1    128x32/1   256x64*/1   128x96*/1  256x128*/1  128x96*/+2 128x128*/+2 256x128*/+2  256x128*/1
+28672x4096 1x32        128x16/1    128x32/1   256x64*/1   256x96*/1  256x128*/1  128x96*/+2 128x128*/+2 256x128*/+2  256x128*/1
+28672x4096 row, inv    128x16/1    128x32/1   256x64*/1   256x96*/1  256x128*/1   256x96*/1  256x128*/1  128x128*/1  256x128*/1
+4096x14336 row         128x16/6    128x32/6    128x64/6   128x96*/3  128x128*/3   128x96*/2  128x128*/2  256x128*/2  256x128*/1
+4096x14336 128x128     128x16/6    128x32/6   128x64*/3   128x96*/3  128x128*/3   128x96*/2  128x128*/2  256x128*/2  256x128*/1
+4096x14336 1x32        128x16/6    128x32/6    128x64/6   128x96*/3  128x128*/3   128x96*/2  128x128*/2  256x128*/2  256x128*/1
+4096x14336 row, inv    128x16/3    128x32/3   128x64*/3   128x96*/3  128x128*/3   128x96*/3  128x128*/3  128x128*/3  128x128*/3
 )";
 
 TEST(WgmmaPlan, OnAnH200IsTheReviewedOne) {
-  std::string table =
-      "\nlayer      scales      m = 16         32         64         65        128        129        256     "
-      "   512       1024\n";
+  std::string table = fmt::format("\n{:<11}{:<8}", "layer", "scales");
+  static constexpr int64_t kTokens[] = {16, 32, 64, 65, 128, 129, 256, 512, 1024};
+  for (const int64_t m : kTokens)
+    table += fmt::format("{:>12}", fmt::format("{}{}", m == 16 ? "m = " : "", m));
+  table += '\n';
   const auto add = [&table](int64_t n, int64_t k, Scaling scaling, bool invariant) {
     table += fmt::format("{:<11}{:<8}", fmt::format("{}x{}", n, k),
                          invariant                  ? "row, inv"
                          : scaling == Scaling::kRow ? "row"
                          : scaling == Scaling::k128 ? "128x128"
                                                     : "1x32");
-    for (const int64_t m : {16, 32, 64, 65, 128, 129, 256, 512, 1024}) {
+    for (const int64_t m : kTokens) {
       const Plan plan = make_plan(problem(n, k, m, {Half::kBF16, Code::kE4M3, scaling}, invariant));
       const Shape& shape = kShapes[plan.shape];
-      table += fmt::format(" {:>10}", fmt::format("{}x{}{}/{}", shape.rows(), shape.tokens,
-                                                  shape.blocks == 1 ? "*" : "", plan.splits));
+      table += fmt::format(
+          " {:>11}",
+          fmt::format("{}x{}{}/{}{}", shape.rows(), shape.tokens, shape.blocks == 1 ? "*" : "",
+                      plan.cut.splits > 1 && plan.cut.whole_tiles > 0 ? "+" : "", plan.cut.splits));
     }
     table += '\n';
   };

@@ -1,16 +1,16 @@
 #pragma once
 
-#include "anyfp8/kernels/cuda_wgmma_w8a16/wgmma_layout.cuh"
+#include "anyfp8/kernels/cuda_wgmma_w8a16/wgmma_block_scales.cuh"
 
-// One warp fills the ring: a thread of it asks TMA, or all gather x where TMA cannot read it. The other warps
-// of its group only take part in the cluster's barrier.
+// One warp fills the ring: a thread of it asks TMA, or all gather x where TMA cannot read it. Where sums are
+// rescaled another one says to what. The rest of the group only takes part in the cluster's barrier.
 namespace anyfp8::wgmma {
 
 template <class S>
 class Producer {
   const Arguments& p_;
   const Ring<S> ring_;
-  const Work work_;
+  const Work& work_;
   const int lane_ = threadIdx.x % 32;
 
  public:
@@ -41,6 +41,9 @@ class Producer {
       }
       __syncwarp();
     }
+    if constexpr (S::kRescales) {
+      if (threadIdx.x / 32 == kConsumers / 32 + 1) BlockScales<S>(p_, ring_, work_).run();
+    }
     if (p_.splits > 1) {  // the two of the consumers
       wait_for_cluster();
       arrive_in_cluster();
@@ -51,7 +54,7 @@ class Producer {
  private:
   __device__ void prepare_barriers() const {
     if (lane_ < S::kStages) {
-      init_barrier(ring_.full(lane_), 1);
+      init_barrier(ring_.full(lane_), S::kRescales ? 2 : 1);
       init_barrier(ring_.empty(lane_), kConsumers / 32);
     } else if (lane_ == S::kStages) {
       init_barrier(ring_.freed(), p_.splits);
