@@ -132,7 +132,7 @@ TEST(WgmmaW8A16, KeepsLargeMThatNothingBehindItIsBetterAt) {
   EXPECT_EQ(plan(cuda(9, 0), config(4096, 4096), 1 << 20), "cuda_wgmma_w8a16") << "one scale a row, e4m3";
   LinearConfig block = config(4096, 4096);
   block.scheme = weight_only(kBlock128);
-  EXPECT_EQ(plan(cuda(9, 0), block, 1024), "cuda_wgmma_w8a16");
+  EXPECT_EQ(plan(cuda(9, 0), block, 2048), "cuda_wgmma_w8a16");
   EXPECT_EQ(plan(cuda(9, 0), block, 2049), "cuda_dequant_w8a16");
   block.n = 4100;
   EXPECT_EQ(plan(cuda(9, 0), block, 1 << 20), "cuda_wgmma_w8a16") << "n is no multiple of 8";
