@@ -109,7 +109,7 @@ struct Layer {
     placed.bias = bias.empty() ? nullptr : bias.data();
     if (layout != Layout::kPanel64 || !is_float8(config.scheme.weight.dtype)) return placed;
     const PanelShape shape = panel_shape(config.scheme.weight, config.n, config.k);
-    memory[0].resize(shape.code_bytes());
+    memory[0].resize(shape.readable_bytes());
     memory[1].resize(shape.scales_bytes());
     for (int64_t panel = 0; panel < shape.panels; ++panel) {
       pack_panel(shape, weight.data(), panel, memory[0].data() + panel * shape.panel_bytes());

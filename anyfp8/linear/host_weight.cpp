@@ -23,7 +23,7 @@ HostWeight::HostWeight(Fp8Weight weight, Layout layout)
     : layout_(weight.quantized() ? layout : Layout::kRowMajor), n_(weight.n()), k_(weight.k()) {
   if (layout_ == Layout::kPanel64) {
     const PanelShape shape = panel_shape(weight.scheme.weight, n_, k_);
-    panels_ = HostTensor::allocate(DType::kU8, {static_cast<int64_t>(shape.code_bytes())});
+    panels_ = HostTensor::allocate(DType::kU8, {static_cast<int64_t>(shape.readable_bytes())});
     packed_scale_ = HostTensor::allocate(DType::kU8, {static_cast<int64_t>(shape.scales_bytes())});
   }
   HostWeight::replace(std::move(weight), {});

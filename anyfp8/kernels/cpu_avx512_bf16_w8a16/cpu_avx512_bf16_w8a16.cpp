@@ -77,8 +77,8 @@ struct DotOp {
         asm volatile("vpermi2b %2, %1, %0" : "+v"(high) : "v"(decoder.high0), "v"(decoder.high1));
         asm volatile("vpternlogd $0xf8, %2, %1, %0" : "+v"(high) : "v"(c), "v"(decoder.sign));
       }
-      if (i == kRows + 3) asm volatile("vpunpcklbw %2, %1, %0" : "=v"(w[0]) : "v"(low), "v"(high));
-      if (i == 2 * kRows) asm volatile("vpunpckhbw %2, %1, %0" : "=v"(w[1]) : "v"(low), "v"(high));
+      if (i == kRows + 3) asm volatile("vpunpcklbw %2, %1, %0" : "+v"(w[0]) : "v"(low), "v"(high));
+      if (i == 2 * kRows) asm volatile("vpunpckhbw %2, %1, %0" : "+v"(w[1]) : "v"(low), "v"(high));
     }
   };
 };
