@@ -47,8 +47,8 @@ struct PanelShape {
 
   size_t panel_bytes() const { return static_cast<size_t>(steps * kStepBytes); }
   size_t code_bytes() const { return static_cast<size_t>(panels) * panel_bytes(); }
-  // What must be readable: kernels read a step ahead, behind the last panel too.
-  size_t readable_bytes() const { return code_bytes() + static_cast<size_t>(kStepBytes); }
+  // What must be readable: kernels read two steps ahead, behind the last panel too.
+  size_t readable_bytes() const { return code_bytes() + 2 * static_cast<size_t>(kStepBytes); }
   size_t scales_bytes() const { return static_cast<size_t>(panels * groups * scale_width) * scale_bytes; }
 };
 ANYFP8_API PanelShape panel_shape(const QuantKey& key, int64_t n, int64_t k) noexcept;

@@ -35,50 +35,73 @@ struct DotOp {
   }
   static Simd::F unscaled(Simd::F sum, const PanelTask&) { return sum; }
 
-  // Decoding takes other units than the products, so it is nearly free where a tile has 16 products for each
-  // block of 64 codes: 8 x 2 vectors, better 12 x 2, best 16 x 1, see Woven. With these a buffer for decoded
-  // codes gains nothing at any m: direct tiles take 2 % less time at m = 64, 1 % at 256.
+  // Decoding takes other units than the products, so it is nearly free where its instructions stand between
+  // them, see Woven. With that a buffer for decoded codes gains nothing at any m.
   static constexpr int kDirectTile = 16;
   static constexpr int64_t kDirectRows = INT64_MAX;
-  static constexpr int direct_vectors(int rows) { return rows <= 4 ? 4 : rows <= 12 ? 2 : 1; }
+  static constexpr int direct_vectors(int rows) { return rows <= 4 ? 4 : rows <= 10 ? 2 : 1; }
   static constexpr int kKeepRows = 4;
   static constexpr int together(int rows) { return direct_vectors(rows); }
   static constexpr int kBufferTile = 0;
-  static constexpr int kWovenRows = 13;
+  static constexpr int kWovenRows = 4;
 
   // Zen 4 runs products on two units and permutes on one of these two and a third; which one, it decides
-  // early. The order below, found by trying some thousand, lets it decide well: 99 % of the peak with codes
-  // in the L2 cache and 97 with scales for each 128 of k, where the compiler's order of 8 x 2 vectors gives
-  // 95 and 92. As x is read by the products themselves there are also fewest instructions, 45 for 32
-  // products, which counts while the core's other hardware thread is busy: 78 % of the peak with 77 of them,
-  // 91 to 94 so.
+  // early. The orders below, found by trying, let it decide well: with codes in the L2 cache 4, 8 and 16 rows
+  // get 99 % of the peak, where the compiler's order gives 88, 95 and 95, and 16 rows with scales for each
+  // 128 of k
+  // 98. As x is read by the products themselves there are also fewest instructions, 45 for 32 products in the
+  // tile of 16 rows, which counts while the core's other hardware thread is busy.
   static Simd::F multiply_add_in_order(W w, const X* x, Simd::F sum) {
     asm volatile("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(w), "m"(*x));
     return sum;
   }
+  // While a block is multiplied, the bytes of the next one are brought together where it was, and those of
+  // the one after that looked up: each product then finds its block ready.
   template <DType D>
   struct Woven {
     const DecoderVbmi<D>& decoder;
-    const uint8_t* codes;
-    W (&w)[kUnits];
-    W c, low, high;
+    W (&w)[kUnits];                  // the block that is multiplied
+    W low, high;                     // the next one
+    W codes, codes_low, codes_high;  // the one after that
 
-    // What stands before product `i`; behind product kRows the first unit of w is free.
+    Woven(const DecoderVbmi<D>& with, const uint8_t* first, const uint8_t* second, W (&to)[kUnits])
+        : decoder(with), w(to) {
+      decoder(first, w[0], w[1]);
+      decoder.look_up(second, low, high);
+    }
+
+    // The products that these stand before, of 2 * rows; behind product `rows` the first unit of w is free.
+    struct Places {
+      int low, high, sign, first_unit;
+    };
+    static constexpr Places places(int rows) {
+      if (rows <= 4) return {rows + 1, rows + 3, rows + 3, rows + 1};
+      if (rows <= 10) return {0, 3, 5, rows + 3};
+      return {rows, rows + 1, rows + 1, rows + 1};
+    }
+    // What stands before product `i`, `third` being the block after the next one.
     template <int kRows>
-    [[gnu::always_inline]] void before(int i) {
-      if (i == 2) {
-        asm volatile("vmovdqu64 %1, %0" : "=v"(c) : "m"(*reinterpret_cast<const W*>(codes)));
-        low = high = c;
+    [[gnu::always_inline]] void before(int i, const uint8_t* third) {
+      constexpr Places kAt = places(kRows);
+      if (i == 0) {
+        asm volatile("vmovdqu64 %1, %0" : "=v"(codes) : "m"(*reinterpret_cast<const W*>(third)));
+        codes_low = codes_high = codes;
       }
-      if (i == kRows / 3) {
-        asm volatile("vpermi2b %2, %1, %0" : "+v"(low) : "v"(decoder.low0), "v"(decoder.low1));
+      if (i == kAt.low) {
+        asm volatile("vpermi2b %2, %1, %0" : "+v"(codes_low) : "v"(decoder.low0), "v"(decoder.low1));
       }
-      if (i == kRows / 3 + 1) {
-        asm volatile("vpermi2b %2, %1, %0" : "+v"(high) : "v"(decoder.high0), "v"(decoder.high1));
-        asm volatile("vpternlogd $0xf8, %2, %1, %0" : "+v"(high) : "v"(c), "v"(decoder.sign));
+      if (i == kAt.high) {
+        asm volatile("vpermi2b %2, %1, %0" : "+v"(codes_high) : "v"(decoder.high0), "v"(decoder.high1));
       }
-      if (i == kRows + 3) asm volatile("vpunpcklbw %2, %1, %0" : "+v"(w[0]) : "v"(low), "v"(high));
-      if (i == 2 * kRows) asm volatile("vpunpckhbw %2, %1, %0" : "+v"(w[1]) : "v"(low), "v"(high));
+      if (i == kAt.sign) {
+        asm volatile("vpternlogd $0xf8, %2, %1, %0" : "+v"(codes_high) : "v"(codes), "v"(decoder.sign));
+      }
+      if (i == kAt.first_unit) asm volatile("vpunpcklbw %2, %1, %0" : "+v"(w[0]) : "v"(low), "v"(high));
+      if (i == 2 * kRows) {
+        asm volatile("vpunpckhbw %2, %1, %0" : "+v"(w[1]) : "v"(low), "v"(high));
+        low = codes_low;
+        high = codes_high;
+      }
     }
   };
 };
