@@ -24,7 +24,7 @@ INSTRUCTION = re.compile(r"^\s*([0-9a-f]+):\s+(.*?)\s*$")
 
 # Templates whose every instantiation must have a loop that was looked at. (Those of AMX are none of them: the
 # source itself names the registers of their sums.)
-TILE = re.compile(r"\b(direct_tile|woven_tile|buffered_tile|multiply_tile|dot_direct|score|weigh)<")
+TILE = re.compile(r"\b(direct_tile|step_tile|woven_tile|buffered_tile|multiply_tile|dot_direct|score|weigh)<")
 # The tile that fills a buffer stores what it decodes between its products.
 FILLS = re.compile(r"\bdirect_tile<.*, true>\(")
 # These take the last, partial vector of a row over the stack, and keep no tile of sums.
