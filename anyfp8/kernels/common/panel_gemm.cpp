@@ -346,7 +346,8 @@ struct Worker {
   std::byte* buffer;
   float* totals;
 
-  // The chunk's scales as [groups][64] fp32; `room` is for those that do not lie so.
+  // The chunk's scales in fp32, [groups][64], or [groups][kScaleCopies] where a panel has one; `room` is for
+  // those that do not lie so.
   const float* scales(int64_t panel, const PanelChunk& chunk, float* room) const {
     const int64_t first = (panel * shape.groups + chunk.group) * shape.scale_width;
     const int64_t groups = (chunk.steps + shape.group_steps - 1) / shape.group_steps;
@@ -421,6 +422,7 @@ struct Worker {
         const int64_t next_panel = panels_left ? panel + 1 : chunks_left ? panel_begin : panel_end;
         const PanelChunk next = chunks.at(panels_left ? i : chunks_left ? i + 1 : 0);
         ask_for_scales(next_panel, next.group);
+        const bool one_scale = shape.scale_width == 1;
         PanelTask task{.codes = codes(panel, chunk.step),
                        .next = codes(next_panel, next.step),
                        .share = nullptr,
@@ -430,7 +432,8 @@ struct Worker {
                        .steps = chunk.steps,
                        .segment_steps = chunk.segment_steps,
                        .scale = scales(panel, chunk, room),
-                       .scale_step = chunks.many_groups() ? kPanelOutputs : 0,
+                       .scale_across = one_scale ? 0 : 1,
+                       .scale_step = chunks.many_groups() ? (one_scale ? kScaleCopies : kPanelOutputs) : 0,
                        .sum_factor = {shifted.sum_factor[0], shifted.sum_factor[1]}};
         float* const sums = totals + (panel - panel_begin) * panel_totals;
         int64_t token = first;

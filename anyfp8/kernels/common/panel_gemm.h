@@ -29,6 +29,9 @@ struct PanelChunk {
   int64_t segment_steps;  // a segment ends after so many; the last may have fewer
 };
 
+// Where all outputs of a panel share a scale it lies there so often: the longest vector of fp32.
+inline constexpr int64_t kScaleCopies = 16;
+
 // What a tile multiplies: one chunk, of one panel.
 struct PanelTask {
   const uint8_t* codes;
@@ -39,9 +42,10 @@ struct PanelTask {
   DType dtype;
   int64_t steps;
   int64_t segment_steps;
-  const float* scale;   // [64], of the first segment
-  int64_t scale_step;   // from a segment's to the next one's: 64, or 0 where all have the same
-  float sum_factor[2];  // of PanelIsa::shifted: their product turns a sum into that of x and the weight
+  const float* scale;    // [64], of the first segment, or kScaleCopies of one
+  int64_t scale_across;  // from an output's to the next one's: 1, or 0 where all have the same
+  int64_t scale_step;    // from a segment's to the next one's, or 0 where all have the same
+  float sum_factor[2];   // of PanelIsa::shifted: their product turns a sum into that of x and the weight
 };
 
 // Rows, and units, that a tile register of AMX takes of x.
@@ -82,7 +86,7 @@ struct PanelIsa {
   // to[i] = from[i] as fp32, for f32, f16 and bf16; writes whole vectors of up to 16.
   void (*widen)(const void* from, DType dtype, int64_t count, float* to);
   void (*widen_e8m0)(const uint8_t* codes, int64_t count, float* to);  // count is a multiple of 16
-  void (*spread)(const float* from, int64_t count, float* to);         // to[i][64] = from[i]
+  void (*spread)(const float* from, int64_t count, float* to);         // to[i][kScaleCopies] = from[i]
   // y[i] = totals[i] + totals[64 + i] + ... over `parts` rows, + bias[i] unless null; rounded to nearest
   // even.
   void (*epilogue)(const float* totals, int parts, const float* bias, int64_t count, void* y, DType dtype);

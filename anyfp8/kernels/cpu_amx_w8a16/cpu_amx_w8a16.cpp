@@ -177,6 +177,7 @@ class DecodedWeights {
 struct Pending {
   const float* sums = nullptr;
   const float* scale = nullptr;
+  int64_t scale_across = 0;
   float* totals = nullptr;
   int rows = 0;
 };
@@ -188,7 +189,8 @@ void add_pending(Pending& pending, int most) {
     ANYFP8_UNROLL
     for (int v = 0; v < kAcross; ++v) {
       float* total = pending.totals + v * 16;
-      const Simd::F sum = Simd::load(pending.sums + v * 16), scale = Simd::load(pending.scale + v * 16);
+      const Simd::F sum = Simd::load(pending.sums + v * 16);
+      const Simd::F scale = Simd::load(pending.scale + v * 16 * pending.scale_across);
       Simd::store(total, Simd::fma(sum, scale, Simd::load(total)));
     }
     pending.sums += kAcross * 16;
@@ -209,7 +211,8 @@ void multiply_tiles(const PanelTask& task, Weights& weights, const uint32_t* x, 
     // The previous segment's sums, spread over this one's products: they run beside each other.
     const int share = static_cast<int>((pending.rows + tiles - 1) / tiles);
     const int output = walk.output;
-    const float* scale = task.scale + walk.begin / task.segment_steps * kPanelOutputs + output;
+    const float* scale =
+        task.scale + walk.begin / task.segment_steps * task.scale_step + output * task.scale_across;
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
@@ -250,7 +253,7 @@ void multiply_tiles(const PanelTask& task, Weights& weights, const uint32_t* x, 
       _tile_stored(2, to + 32, 4 * kRowBytes);
       _tile_stored(3, to + 48, 4 * kRowBytes);
     }
-    pending = {to, scale, totals + output, rows};
+    pending = {to, scale, task.scale_across, totals + output, rows};
     place ^= 1;
   }
   add_pending<kAcross>(pending, rows);
