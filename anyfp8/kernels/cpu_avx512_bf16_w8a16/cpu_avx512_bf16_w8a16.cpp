@@ -49,8 +49,8 @@ struct DotOp {
   // Zen 4 runs products on two units and permutes on one of these two and a third; which one, it decides
   // early. The orders below, found by trying, let it decide well: with codes in the L2 cache 4, 8 and 16 rows
   // get 99 % of the peak, where the compiler's order gives 88, 95 and 95, and 16 rows with scales for each
-  // 128 of k 98. As x is read by the products themselves there are also fewest instructions, 45 for 32 products
-  // in the tile of 16 rows, which counts while the core's other hardware thread is busy.
+  // 128 of k 98. As x is read by the products themselves there are also fewest instructions, 45 for 32
+  // products in the tile of 16 rows, which counts while the core's other hardware thread is busy.
   static Simd::F multiply_add_in_order(W w, const X* x, Simd::F sum) {
     asm volatile("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(w), "m"(*x));
     return sum;
