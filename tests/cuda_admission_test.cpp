@@ -134,6 +134,13 @@ TEST(WgmmaW8A16, KeepsLargeMThatNothingBehindItIsBetterAt) {
   block.scheme = weight_only(kBlock128);
   EXPECT_EQ(plan(cuda(9, 0), block, 2048), "cuda_wgmma_w8a16");
   EXPECT_EQ(plan(cuda(9, 0), block, 2049), "cuda_dequant_w8a16");
+  for (const Group group : {kBlock128, kGroup128}) {  // which end at smaller tiles
+    LinearConfig smaller = config(4096, 4096);
+    smaller.scheme = weight_only(group);
+    if (group == kBlock128) smaller.in = smaller.out = DType::kF16;
+    EXPECT_EQ(plan(cuda(9, 0), smaller, 1024), "cuda_wgmma_w8a16");
+    EXPECT_EQ(plan(cuda(9, 0), smaller, 1025), "cuda_dequant_w8a16");
+  }
   block.n = 4100;
   EXPECT_EQ(plan(cuda(9, 0), block, 1 << 20), "cuda_wgmma_w8a16") << "n is no multiple of 8";
   LinearConfig mx = config(4096, 4096);

@@ -172,7 +172,7 @@ struct ShiftOp : FmaOp<Tiles> {
           "vfmadd231ps %[a_even], %[value], %[sum_a]\n"
           "vfmadd231ps %[b], %[words], %[sum_b]\n"
           "vfmadd231ps %[a], %[words], %[sum_a]\n"
-          : [sum_a] "+x"(sum[v]), [sum_b] "+x"(sum[v + 1]), [a] "=&x"(a), [b] "=&x"(b),
+          : [sum_a] "+&x"(sum[v]), [sum_b] "+&x"(sum[v + 1]), [a] "=&x"(a), [b] "=&x"(b),
             [a_even] "=&x"(a_even), [b_even] "=&x"(b_even), [words] "=&x"(words), [value] "=&x"(value)
           : [codes_a] "m"(*reinterpret_cast<Block*>(codes)),
             [codes_b] "m"(*reinterpret_cast<Block*>(codes + 32)), [ahead] "m"(*ahead), [bits] "m"(kBits),

@@ -37,8 +37,11 @@ Verdict check(const LinearConfig& config, const Device& device) {
 //          28672 x 4096   32.5 : 32.1         322 : 432                 649 : 727   1310 : 1366
 //          4096 x 14336   18.8 : 16.7         157 : 241                 307 : 358    622 : 652
 //   128    4096 x 4096     9.1 : 6.7           55 : 60                  109 : 107    218 : 201
-//          28672 x 4096   32.6 : 32.3         380 : 429                 757 : 750   1509 : 1410
+//   x 128  28672 x 4096   32.6 : 32.3         380 : 429                 757 : 750   1509 : 1410
 //          4096 x 14336   19.1 : 17.6         179 : 243                 366 : 376    729 : 678
+//   1      4096 x 4096                         61 : 63                  140 : 106
+//   x 128  28672 x 4096                       421 : 443                 978 : 748
+//          4096 x 14336                       204 : 248                 450 : 362
 //   MX     4096 x 4096     9.8 : 7.7           56 : 65                  111 : 110    226 : 207
 //          28672 x 4096   35.9 : 34.5         391 : 462                 773 : 776   1553 : 1465
 //          4096 x 14336   22.2 : 18.3         182 : 258                 370 : 388    759 : 696
@@ -49,8 +52,11 @@ TokenRange tokens(const LinearConfig& config, const Device& device) {
   if (!check_dequant_w8a16(config, device)) return {.begin = 17};
   const QuantKey& weight = config.scheme.weight;
   if (weight.dtype == DType::kE5M2) return {.begin = 17, .end = kFirstOfE5M2};
-  if (weight.group.cols != 0) return {.begin = 17, .end = 2049};
-  return {.begin = 17};
+  if (weight.group.cols == 0) return {.begin = 17};
+  // Of 128 k only those of blocks leave room for the largest tiles (wgmma_plan.h).
+  const bool smaller_tiles =
+      weight.group.cols == 128 && (config.in != DType::kBF16 || weight.group.rows % 128 != 0);
+  return {.begin = 17, .end = smaller_tiles ? 1025 : 2049};
 }
 
 }  // namespace

@@ -5,13 +5,14 @@
 // One scale of 128 k that the 128 rows of a warpgroup share, where a second set of sums has no room. The sums
 // are kept in units of the scale under way:
 //
-//   scale(i)               = unit(i) * 2^e, unit in [2^-6, 2^-5); 2^e goes into the factor that decoding
-//                            multiplies by anyway
+//   scale(i)               = unit(i) * 2^e, unit in [2^-6, 2^-5) for scales below 4; 2^e goes into the factor
+//                            that decoding multiplies by anyway
 //   sums of steps 0 to i   in units of unit(i)
 //   behind step i          sums *= turn(i) = unit(i) / unit(i + 1), behind the last of a tile unit(i)
 //
-// So no scale is rounded, and none leaves the range of fp32: of zero the factor is zero, weights under scales
-// below 2^-126 are off by 2^-134 at most, and of those above 2 the unit keeps what the factor cannot hold.
+// So no scale is rounded: of zero the factor is zero, weights under scales below 2^-126 are off by 2^-134 at
+// most, and of those from 4 on the unit keeps what the factor cannot hold. Sums may be 64 times those of y,
+// so up to 2^122 they stay in the range of fp32.
 //
 // A warp of the producer's group finds factor and turn and puts them beside the stage: in the consumers' own
 // stream of instructions that took 10 % of the time (H200).

@@ -266,7 +266,7 @@ class Consumer {
   template <int kProduct>
   __forceinline__ __device__ void rescale(const Scale& scales) {
     const float turn = scales.turn();
-    if (turn == 1) return;  // of scales that are powers of two always
+    if (turn == 1) return;  // of neighbours that are powers of two below 4 always
 #pragma unroll
     for (int j = 0; j < S::kTokens / 8; ++j) {
 #pragma unroll

@@ -145,11 +145,6 @@ inline __device__ int cluster_index() {
   asm volatile("mov.u32 %0, %%clusterid.x;" : "=r"(index));
   return index;
 }
-inline __device__ int cluster_count() {
-  int count;
-  asm volatile("mov.u32 %0, %%nclusterid.x;" : "=r"(count));
-  return count;
-}
 // This address of shared memory in another block.
 inline __device__ uint32_t address_in(uint32_t address, int rank) {
   uint32_t there;

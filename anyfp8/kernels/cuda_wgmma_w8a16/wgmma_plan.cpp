@@ -91,8 +91,12 @@ double estimated_us(const Problem& p, ShapeId id, const Cut& cut) {
   const auto whole_waves = static_cast<double>(ceil_div(cut.whole_tiles, places_of(p, shape)));
   const double whole = whole_waves * (static_cast<double>(steps) * shape.stage_us + 1.5 * outputs);
   if (cut.whole_tiles == tiles_of(p, shape)) return whole;
+  // One, but for the many token tiles of an invariant layer.
+  const auto shared_waves =
+      static_cast<double>(ceil_div((tiles_of(p, shape) - cut.whole_tiles) * cut.splits, places_of(p, shape)));
   const double exchange = 1.2 + (cut.splits == 2 ? 1.5 : 3) * outputs;
-  return whole + static_cast<double>(ceil_div(steps, cut.splits)) * shape.stage_us + 1.5 * outputs + exchange;
+  return whole + exchange +
+         shared_waves * (static_cast<double>(ceil_div(steps, cut.splits)) * shape.stage_us + 1.5 * outputs);
 }
 
 Plan make_plan(const Problem& p) {

@@ -93,7 +93,7 @@ TEST(WgmmaPlan, SumsAreRescaledForBlocksOfRowsAlone) {
   constexpr Operands kBlock{Half::kBF16, Code::kE4M3, Scaling::k128};
   for (const int64_t m : {17, 64, 90, 100, 128, 512, 4096}) {
     Problem p = problem(28672, 4096, m, kBlock);
-    EXPECT_EQ(rescales(kBlock, make_plan(p).shape), m != 17 && m != 90) << "m = " << m;
+    EXPECT_EQ(rescales(kBlock, make_plan(p).shape), m >= 100) << "m = " << m;
     p.block_scales = false;
     EXPECT_FALSE(rescales(kBlock, make_plan(p).shape)) << "m = " << m;
     EXPECT_FALSE(rescales(kBlock, make_plan(problem(28672, 4096, m, kBlock, true)).shape)) << "m = " << m;
@@ -128,7 +128,7 @@ layer      scales        m = 16          32          64          65         128 
 4096x14336 row         128x16/6    128x32/6    128x64/6   128x96*/3  128x128*/3   128x96*/2  128x128*/2  256x128*/2  256x128*/1
 4096x14336 128x128     128x16/6    128x32/6   128x64*/3   128x96*/3  128x128*/3   128x96*/2  128x128*/2  256x128*/2  256x128*/1
 4096x14336 1x32        128x16/6    128x32/6    128x64/6   128x96*/3  128x128*/3   128x96*/2  128x128*/2  256x128*/2  256x128*/1
-4096x14336 row, inv    128x16/3    128x32/3   128x64*/3   128x96*/3  128x128*/3   128x96*/3  128x128*/3  128x128*/3  128x128*/3
+4096x14336 row, inv    128x16/3    128x32/3   128x64*/3   128x96*/3  128x128*/3   256x96*/3  128x128*/3  128x128*/3  128x128*/3
 )";
 
 TEST(WgmmaPlan, OnAnH200IsTheReviewedOne) {

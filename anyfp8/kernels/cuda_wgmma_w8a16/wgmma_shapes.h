@@ -54,16 +54,15 @@ inline constexpr std::array<Shape, kShapeCount> kShapes{{
     {2, 128, 3, 1, 1.33},
 }};
 
-// Tiles whose sums are in units of the scale of the 128 k under way (BlockScale): where a second set, of
-// those 128 k, would leave no registers. The scale's power of two goes into the codes, for which fp16 has no
-// room. Of 96 tokens 128 rows are faster (H200, 28672 x 4096, m = 96: 46.7 us, 256 rows 48.0).
+// The largest tile keeps its sums in units of the scale of the 128 k under way (BlockScale): a second set of
+// sums, of those 128 k, would leave no registers. The scale's power of two goes into the codes, for which
+// fp16 has no room.
 constexpr bool rescales(const Operands& operands, ShapeId shape) {
-  return operands.scaling == Scaling::k128 && operands.half == Half::kBF16 && kShapes[shape].rows64 == 2 &&
-         shape != k256x96;
+  return operands.scaling == Scaling::k128 && operands.half == Half::kBF16 && shape == k256x128;
 }
 
-// What is instantiated. Two sets of sums leave no registers for two blocks of 64 tokens; e5m2 weights, which
-// few checkpoints have, get two shapes.
+// What is instantiated. Two sets of sums leave no registers for 256 rows of more than 64 tokens, nor for two
+// blocks of 64 tokens; e5m2 weights, which few checkpoints have, get two shapes.
 constexpr bool has_scaling(const Operands& operands) {
   return operands.scaling == Scaling::kRow || operands.scaling == Scaling::k128 ||
          (operands.scaling == Scaling::kMx && operands.half == Half::kBF16);
@@ -71,8 +70,8 @@ constexpr bool has_scaling(const Operands& operands) {
 constexpr bool has_shape(const Operands& operands, ShapeId shape) {
   if (!has_scaling(operands)) return false;
   if (operands.code == Code::kE5M2) return shape == k128x32 || shape == k128x128;
-  if (operands.scaling != Scaling::k128) return true;
-  return kShapes[shape].rows64 == 2 ? rescales(operands, shape) : shape != k128x64;
+  if (operands.scaling != Scaling::k128 || rescales(operands, shape)) return true;
+  return shape != k256x128 && shape != k256x96 && shape != k128x64;
 }
 
 // Shared memory: barriers, then the ring, whose swizzle counts from multiples of 1024 bytes.
