@@ -16,7 +16,7 @@ struct Tile {
   static constexpr Code kCode = kCode_;
   static constexpr Scaling kScaling = kScaling_;
   // What becomes of sums of 128 k that have a scale: they join the others in a second set of registers, or,
-  // in the larger tiles, all are rescaled to the next 128 k.
+  // in the largest tile, all are rescaled to the next 128 k.
   static constexpr bool kRescales = rescales({kHalf, kCode, kScaling}, kShape_);
   static constexpr bool kPromotes = kScaling == Scaling::k128 && !kRescales;
   static constexpr bool kFolds = kScaling == Scaling::kMx;
